@@ -1,0 +1,1 @@
+"""Build or buy, cloud or own, where to place: answers from the project's own records."""

@@ -1,0 +1,1 @@
+"""The one metadata database: names, versions, lineage, roles, audit."""

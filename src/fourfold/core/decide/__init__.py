@@ -1,0 +1,1 @@
+"""Rules as pure functions: `decide(state, event, now) -> (state, commands)`, each command with its reason."""

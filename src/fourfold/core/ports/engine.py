@@ -1,0 +1,164 @@
+"""Where commands run: local processes, a cluster, a cloud.
+
+Whatever the engine, it only has to start a command and say how it ended. The command is always the
+runner (`python -m fourfold.runner`, or a service's own), which fetches its work from the control
+socket; so an engine knows nothing of flows, models or notebooks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Literal, Protocol
+
+from fourfold.core.quantities import Range
+from fourfold.core.times import Instant
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """What a job asks for. Ranges: the low end must be met; the high end is as much as it can use."""
+
+    cpu: Range = Range(1)
+    memory_bytes: Range = Range(0)
+    gpu: Range = Range(0)
+    gpu_name: str = ""
+    time_limit_s: float | None = None
+    max_price_usd_per_hour: float | None = None
+
+
+class ExitKind(StrEnum):
+    """How a job ended; retry policy differs by kind."""
+
+    ok = "ok"
+    failed = "failed"
+    out_of_memory = "out_of_memory"
+    over_time = "over_time"
+    worker_lost = "worker_lost"
+    preempted = "preempted"
+    cancelled = "cancelled"
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """How a job ended, and why in words. `code` is the exit status where there was one."""
+
+    kind: ExitKind
+    reason: str = ""
+    code: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a job used, measured. `None` where the engine cannot tell."""
+
+    wall_s: float = 0.0
+    cpu_s: float | None = None
+    memory_peak_bytes: int | None = None
+    read_bytes: int | None = None
+    written_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """A command to start. `key` names it for ever: submitting the same key twice starts one process."""
+
+    key: str
+    argv: tuple[str, ...]
+    kind: Literal["job", "service"] = "job"
+    env: Mapping[str, str] = field(default_factory=dict)
+    """Added to a small clean environment; never the whole environment of the control process."""
+    cwd: str = ""
+    resources: Resources = Resources()
+
+
+class Phase(StrEnum):
+    starting = "starting"
+    running = "running"
+    ended = "ended"
+    unknown = "unknown"
+    """The engine has no record of this key (for example after its own restart)."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobStatus:
+    key: str
+    phase: Phase
+    unit: str = ""
+    """Name of the unit it runs on."""
+    started_at: Instant | None = None
+    ended_at: Instant | None = None
+    exit: Exit | None = None
+    pid: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LogChunk:
+    """A piece of a job's output (bytes as written, stdout and stderr together) from `offset`."""
+
+    data: bytes
+    next_offset: int
+    is_end: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """A unit on which a request could run now or later, with its price."""
+
+    unit: str
+    cpu: float
+    memory_bytes: int
+    gpu: int = 0
+    price_usd_per_hour: float = 0.0
+    is_free_now: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What an engine can do; what it cannot, it refuses with the reason."""
+
+    services: bool
+    memory_limit: Literal["enforced", "polled", "none"]
+    time_limit: bool
+    gpus: bool
+    survives_control_restart: bool
+    """Whether jobs go on when the process that submitted them dies."""
+
+
+class Engine(Protocol):
+    """Starts commands and says how they ended."""
+
+    def capabilities(self) -> Capabilities: ...
+
+    def offers(self, request: Resources) -> tuple[Offer, ...]:
+        """Units that meet the request, cheapest first; empty when none ever can."""
+        ...
+
+    def submit(self, launch: Launch) -> None:
+        """Start the command. Idempotent by `launch.key`. Raises `Refused` when no unit can ever meet it."""
+        ...
+
+    def status(self, keys: Collection[str]) -> Mapping[str, JobStatus]:
+        """The state of many jobs in one call; every key asked for is in the answer."""
+        ...
+
+    def logs(self, key: str, offset: int = 0, limit_bytes: int = 1 << 20) -> LogChunk:
+        """Output from `offset`, at most `limit_bytes`."""
+        ...
+
+    def stop(self, key: str, grace_s: float = 5.0) -> None:
+        """End the job and every process it started: politely, then after `grace_s` by force. Repeatable."""
+        ...
+
+    def usage(self, key: str) -> Usage:
+        """What the job used so far, or in all once it ended."""
+        ...
+
+    def reap(self, keep: Collection[str]) -> tuple[str, ...]:
+        """End everything this engine started (in this life or an earlier one) that is not in `keep`."""
+        ...
+
+    def close(self) -> None:
+        """Release what this object holds. Jobs of an engine that does not survive its control end too."""
+        ...

@@ -1,0 +1,76 @@
+"""Values as bytes and back: JSON with types checked at the door.
+
+Frozen dataclasses, enums, tuples and mappings travel as JSON; what comes in is checked against the
+annotation, and a difference is refused with the path to the field. Non-finite floats travel as
+`"NaN"`, `"Infinity"` and `"-Infinity"` where the annotation is `Number`.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, TypeVar
+
+import msgspec
+
+from fourfold.core.errors import Refused
+
+T = TypeVar("T")
+
+Number = float | str
+"""A float that may be NaN or infinite: written as text in JSON then. Read it with `number`."""
+
+
+def number(value: float | str) -> float:
+    """The float of a `Number`.
+
+    >>> number("NaN") != number("NaN"), number(1.5)
+    (True, 1.5)
+    """
+    return float(value)
+
+
+def number_out(value: float) -> float | str:
+    """A float as a `Number`: text when it is not finite.
+
+    >>> number_out(float("inf")), number_out(0.5)
+    ('Infinity', 0.5)
+    """
+    if math.isfinite(value):
+        return value
+    return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+
+
+def encode(value: object) -> bytes:
+    """JSON of a value; the same value always gives the same bytes (keys sorted).
+
+    >>> encode({"b": (1, 2), "a": None})
+    b'{"a":null,"b":[1,2]}'
+    """
+    return msgspec.json.encode(value, order="deterministic")
+
+
+def decode(data: bytes | str, kind: type[T], *, what: str = "value") -> T:
+    """Read JSON as `kind`, or refuse it naming the field.
+
+    >>> decode(b'[1, "x"]', list[int], what="rows")
+    Traceback (most recent call last):
+    ...
+    fourfold.core.errors.Refused: rows: Expected `int`, got `str` - at `$[1]`
+    """
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except msgspec.DecodeError as error:  # ValidationError is one of these
+        raise Refused(f"{what}: {error}") from error
+
+
+def convert(value: object, kind: Any, *, what: str = "value", text: bool = False) -> Any:
+    """Plain data (from JSON, or text from a query when `text`) as `kind`, or refused naming the field."""
+    try:
+        return msgspec.convert(value, type=kind, strict=not text)
+    except msgspec.ValidationError as error:
+        raise Refused(f"{what}: {error}") from error
+
+
+def plain(value: object) -> Any:
+    """A value as plain dicts, lists, numbers and strings (what `encode` would write)."""
+    return msgspec.to_builtins(value)

@@ -1,0 +1,1 @@
+"""Floor 1: where data lives and where work runs."""

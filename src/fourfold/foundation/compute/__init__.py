@@ -1,0 +1,1 @@
+"""Units that are measured, jobs and services that are metered, environments that are locked."""

@@ -1,0 +1,1 @@
+"""Versioned tables and content-addressed files, with lineage."""

@@ -1,0 +1,1 @@
+"""The feature store: one definition, the same numbers in training and serving."""

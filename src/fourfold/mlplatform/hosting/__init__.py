@@ -1,0 +1,1 @@
+"""Predictions: online, in batch, and tested in production."""

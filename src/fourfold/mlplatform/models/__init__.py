@@ -1,0 +1,1 @@
+"""Runs and the model store: eight artifacts, not a blob."""

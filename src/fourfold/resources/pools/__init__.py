@@ -1,0 +1,1 @@
+"""Where units come from: pools of engines, admission, warm workers."""

@@ -1,0 +1,1 @@
+"""The HTTP door: one ASGI app over the service protocols."""

@@ -1,0 +1,1 @@
+"""The production decisions and loop under an invented clock and seeded faults."""

@@ -1,0 +1,1 @@
+"""Conformance kits that every adapter must pass, and in-memory fakes that pass them too."""
