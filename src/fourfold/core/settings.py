@@ -1,0 +1,206 @@
+"""What a project may set: one address per part, and a few bounds.
+
+Settings come from `fourfold.toml` beside the project's `.fourfold` folder, and from environment
+variables, which win: `FOURFOLD_CATALOG`, `FOURFOLD_SERVER_PORT`, `FOURFOLD_POOLS_LOCAL_ENGINE`, and so on.
+Everything has a default that is safe on a laptop, so an empty project needs neither.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from fourfold.core.errors import Refused, did_you_mean
+from fourfold.core.times import duration_s
+
+ADDRESSES: Mapping[str, tuple[str, ...]] = {
+    "catalog": ("sqlite", "postgresql"),
+    "storage": ("file",),
+    "online": ("lmdb",),
+    "engine": ("local",),
+}
+"""Which schemes each part's address may have in this release."""
+
+ENVIRONMENT_PREFIX = "FOURFOLD_"
+NOT_SETTINGS = frozenset({"HOME", "URL", "TOKEN", "PROJECT", "DEBUG"})
+"""Environment variables with our prefix that say where a project is rather than what it is made of."""
+
+
+@dataclass(frozen=True, slots=True)
+class PoolSettings:
+    """A pool of units behind one engine."""
+
+    engine: str = "local://"
+    price_usd_per_hour: float = 0.0
+    """What one whole unit of the pool costs an hour; a job pays for the share that it holds."""
+    workers: int = 0
+    """Worker processes kept at most; 0 is one for each core of the unit."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSettings:
+    """The HTTP door."""
+
+    host: str = "127.0.0.1"
+    port: int = 4040
+    body_bytes: int = 64 * 2**20
+    """The largest request body that is not a stream."""
+
+
+@dataclass(frozen=True, slots=True)
+class EnvironmentSettings:
+    """What steps and models run in."""
+
+    lock: str = ""
+    """A hash-pinned requirements file, relative to the project; empty: what is installed now."""
+
+
+@dataclass(frozen=True, slots=True)
+class FlowSettings:
+    """Bounds of the loop."""
+
+    bodies: int = 8
+    """Flow bodies that run at once; more wait in a queue."""
+    park_after: str = "30s"
+    """A body that waits longer is put away and replayed when its wait is over."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """All settings of a project. An empty address is the embedded default in the project's folder.
+
+    >>> Settings.parse({"catalog": "postgresql://db/ml"}, {}).catalog
+    'postgresql://db/ml'
+    >>> Settings.parse({}, {"FOURFOLD_SERVER_PORT": "5050"}).server.port
+    5050
+    >>> Settings.parse({"catalogue": "sqlite:///x"}, {})
+    Traceback (most recent call last):
+    ...
+    fourfold.core.errors.Refused: setting 'catalogue' is not known
+      did you mean 'catalog'?
+      settings: catalog, environment, flows, online, pools, project, server, storage
+    """
+
+    project: str = "default"
+    catalog: str = ""
+    storage: str = ""
+    online: str = ""
+    pools: Mapping[str, PoolSettings] = field(default_factory=lambda: {"local": PoolSettings()})
+    server: ServerSettings = ServerSettings()
+    environment: EnvironmentSettings = EnvironmentSettings()
+    flows: FlowSettings = FlowSettings()
+
+    @classmethod
+    def parse(cls, given: Mapping[str, Any], environ: Mapping[str, str]) -> Settings:
+        """Check what a `fourfold.toml` holds, under what the environment says."""
+        tree = _merge(given, _from_environment(environ))
+        sections: dict[str, type] = {
+            "server": ServerSettings,
+            "environment": EnvironmentSettings,
+            "flows": FlowSettings,
+        }
+        values: dict[str, Any] = {}
+        known = {each.name for each in fields(cls)}
+        for key, value in tree.items():
+            if key not in known:
+                raise Refused(
+                    f"setting '{key}' is not known", ways_on=did_you_mean(key, known, what="settings")
+                )
+            if key == "pools":
+                values[key] = {
+                    name: _section(PoolSettings, pool, f"pools.{name}")
+                    for name, pool in _table(value, "pools").items()
+                }
+            elif key in sections:
+                values[key] = _section(sections[key], _table(value, key), key)
+            else:
+                values[key] = _scalar(str, value, key)
+        parsed = cls(**values)
+        for part in ("catalog", "storage", "online"):
+            check_address(part, getattr(parsed, part))
+        for name, pool in parsed.pools.items():
+            check_address("engine", pool.engine, setting=f"pools.{name}.engine")
+            if pool.price_usd_per_hour < 0:
+                raise Refused(f"setting 'pools.{name}.price_usd_per_hour' is negative")
+        if not parsed.pools:
+            raise Refused("setting 'pools' names no pool", ways_on=['add [pools.local] engine = "local://"'])
+        if not 0 <= parsed.server.port <= 65535:
+            raise Refused(f"setting 'server.port' {parsed.server.port} is not a port (0 to 65535)")
+        duration_s(parsed.flows.park_after)
+        return parsed
+
+
+def check_address(part: str, address: str, *, setting: str = "") -> None:
+    """Refuse an address whose scheme no adapter of this release answers."""
+    if not address:
+        return
+    scheme, colon, _ = address.partition("://")
+    accepted = ADDRESSES[part]
+    if not colon or scheme.partition("+")[0] not in accepted:
+        raise Refused(
+            f"setting '{setting or part}' has an address that nobody answers: '{address}'",
+            ways_on=["accepted: " + ", ".join(f"{each}://…" for each in accepted)],
+        )
+
+
+def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
+    """The tree that `FOURFOLD_SERVER_PORT=…` and its like describe."""
+    tree: dict[str, Any] = {}
+    for variable, value in sorted(environ.items()):
+        name = variable.removeprefix(ENVIRONMENT_PREFIX)
+        if name == variable or name in NOT_SETTINGS or name.startswith("TEST_"):
+            continue
+        head, _, rest = name.lower().partition("_")
+        if head == "pools" and "_" in rest:
+            pool, _, key = rest.partition("_")
+            tree.setdefault("pools", {}).setdefault(pool, {})[key] = value
+        elif head in {"server", "environment", "flows"} and rest:
+            tree.setdefault(head, {})[rest] = value
+        elif name.lower() in {"project", "catalog", "storage", "online"}:
+            tree[name.lower()] = value
+        # Other variables with our prefix belong to a runner or a test, not to the project.
+    return tree
+
+
+def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for key, value in above.items():
+        under = merged.get(key)
+        merged[key] = (
+            _merge(under, value) if isinstance(under, Mapping) and isinstance(value, dict) else value
+        )
+    return merged
+
+
+def _table(value: object, key: str) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise Refused(f"setting '{key}' is a section", ways_on=[f"write [{key}] and its keys below"])
+    return value
+
+
+def _section(kind: type, given: object, name: str) -> Any:
+    known = {each.name: each for each in fields(kind)}
+    values = {}
+    for key, value in _table(given, name).items():
+        if key not in known:
+            raise Refused(
+                f"setting '{name}.{key}' is not known", ways_on=did_you_mean(key, known, what="settings")
+            )
+        values[key] = _scalar(type(known[key].default), value, f"{name}.{key}")
+    return kind(**values)
+
+
+def _scalar(kind: type, value: object, key: str) -> Any:
+    """A number or text as the setting's own type; environment variables come as text."""
+    try:
+        if kind is str and isinstance(value, str):
+            return value
+        if kind is int and isinstance(value, int | str) and not isinstance(value, bool):
+            return int(value)
+        if kind is float and isinstance(value, int | float | str) and not isinstance(value, bool):
+            return float(value)
+    except ValueError:
+        pass
+    wanted = {str: "text", int: "a whole number", float: "a number"}[kind]
+    raise Refused(f"setting '{key}' is {value!r}; it takes {wanted}")

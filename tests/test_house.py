@@ -1,0 +1,95 @@
+"""The house as a whole: which library may be used where, and what the core may not do."""
+
+from __future__ import annotations
+
+import ast
+import re
+from functools import cache
+from pathlib import Path
+
+import grimp
+import pytest
+
+SOURCE = Path(__file__).resolve().parent.parent / "src" / "fourfold"
+
+HOMES: dict[str, str] = {
+    # what a library may be imported by, as a pattern over module names
+    "sqlalchemy": r"fourfold\.catalog(\..*)?|fourfold\..*\.tables",
+    "alembic": r"fourfold\.catalog(\..*)?",
+    "psycopg": r"fourfold\.catalog(\..*)?",
+    "deltalake": r"fourfold\.adapters\..*",
+    "lmdb": r"fourfold\.adapters\..*",
+    "blake3": r"fourfold\.adapters\..*",
+    "httptools": r"fourfold\.adapters\..*",
+    "skops": r"fourfold\.adapters\..*",
+    "sklearn": r"fourfold\.adapters\..*",
+    "papermill": r"fourfold\.adapters\..*",
+    "nbconvert": r"fourfold\.adapters\..*",
+    "uvicorn": r"fourfold\.(adapters\..*|server(\..*)?)",
+    "starlette": r"fourfold\.(adapters\..*|server(\..*)?)",
+    "click": r"fourfold\.cli(\..*)?",
+    "psutil": r"fourfold\.(adapters\..*|foundation\.compute(\..*)?)",
+}
+ANYWHERE = {"pyarrow", "numpy", "duckdb", "msgspec", "uv"}
+"""Libraries that any room may compute with (and uv, the builder of environments)."""
+
+
+@cache
+def graph() -> grimp.ImportGraph:
+    return grimp.build_graph("fourfold", include_external_packages=True, exclude_type_checking_imports=True)
+
+
+@pytest.mark.parametrize("library", sorted(HOMES))
+def test_a_library_is_imported_only_at_home(library: str) -> None:
+    if library not in graph().modules:
+        pytest.skip(f"nothing imports {library} yet")
+    strays = [
+        module
+        for module in sorted(graph().find_modules_that_directly_import(library))
+        if not re.fullmatch(HOMES[library], module)
+    ]
+    assert not strays
+
+
+def test_every_library_has_a_home() -> None:
+    import sys
+
+    outside = {
+        imported
+        for module in graph().modules
+        if module.startswith("fourfold")
+        for imported in graph().find_modules_directly_imported_by(module)
+        if not imported.startswith("fourfold")
+    }
+    assert outside - set(sys.stdlib_module_names) - set(HOMES) - ANYWHERE == set()
+
+
+def test_the_core_never_reads_a_clock_or_a_file() -> None:
+    strays = []
+    for path in sorted((SOURCE / "core").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.Call):
+                continue
+            name = ast.unparse(node.func)
+            if name in {"open", "print", "input"} or name.endswith(
+                (".now", ".utcnow", ".today", ".read_text")
+            ):
+                strays.append(f"{path.name}:{node.lineno} {name}")
+    # `clock.now()` belongs to whoever holds a clock, and the core holds none.
+    assert not strays
+
+
+def test_every_room_says_its_purpose_in_one_line() -> None:
+    for init in sorted(SOURCE.rglob("__init__.py")):
+        docstring = ast.get_docstring(ast.parse(init.read_text()))
+        assert docstring, init
+        assert len(docstring.splitlines()[0]) <= 110, init
+
+
+def test_every_room_has_a_page() -> None:
+    pages = SOURCE.parent.parent / "docs" / "internals"
+    rooms = [
+        "catalog", "storage", "compute", "environments", "flows", "pools", "runner", "sim", "features",
+        "models", "hosting", "workbench", "server", "cli", "advise", "house", "dependencies",
+    ]  # fmt: skip
+    assert [room for room in rooms if not (pages / f"{room}.md").exists()] == []
