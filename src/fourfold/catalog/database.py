@@ -62,6 +62,10 @@ class Catalog:
             yield connection
             connection.commit()
 
+    def create_all(self) -> None:
+        """Create the tables of every room that was imported."""
+        metadata.create_all(self._engine)
+
     def close(self) -> None:
         self._engine.dispose()
 

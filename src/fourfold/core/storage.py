@@ -1,0 +1,88 @@
+"""Tables and their versions: the values that the storage floor speaks in."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from fourfold.core.context import Ref
+from fourfold.core.errors import Refused
+from fourfold.core.times import Instant
+
+Scalar = str | int | float | bool | None
+"""A value to compare a column with. Dates and times travel as ISO 8601 text; instants as integers."""
+
+Condition = tuple[str, str, Scalar | tuple[Scalar, ...]]
+"""(column, operator, value); several conditions hold together. Operators: see `OPERATORS`."""
+
+OPERATORS = ("==", "!=", "<", "<=", ">", ">=", "in", "not in")
+"""What a condition may say. `== None` and `!= None` ask for null and not null."""
+
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column: its name and its type in Arrow's words, such as `int64` or `timestamp[us, tz=UTC]`."""
+
+    name: str
+    type: str
+    is_nullable: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class TableVersion:
+    """One version of a table. Versions are numbered from 0 without gaps."""
+
+    name: str
+    version: int
+    at: Instant
+    rows: int
+    """Rows in the whole table at this version."""
+    rows_added: int
+    operation: str
+    """`create`, `append` or `overwrite`."""
+    by: str = ""
+    """The principal who wrote it; empty when another program wrote the table's log."""
+    step: str = ""
+    """The step call that wrote it, if one did."""
+
+    @property
+    def ref(self) -> Ref:
+        return Ref("table", self.name, str(self.version))
+
+
+@dataclass(frozen=True, slots=True)
+class TableInfo:
+    """A table as it is now."""
+
+    name: str
+    version: int
+    at: Instant
+    rows: int
+    size_bytes: int
+    columns: tuple[Column, ...]
+    partition_by: tuple[str, ...] = ()
+    tags: Mapping[str, int] = field(default_factory=dict)
+    """Tag to version."""
+
+
+def table_name(name: str) -> str:
+    """The name if it may name a table, else refused: a name becomes a folder and part of addresses.
+
+    >>> table_name("raw.flights")
+    'raw.flights'
+    >>> table_name("../secrets")
+    Traceback (most recent call last):
+    ...
+    fourfold.core.errors.Refused: '../secrets' cannot name a table
+      use letters, digits, '_', '-' and single dots: raw.flights, daily_weather
+    """
+    if _NAME.fullmatch(name) is None or ".." in name or name.endswith("."):
+        raise Refused(
+            f"'{name[:140]}' cannot name a table",
+            ways_on=["use letters, digits, '_', '-' and single dots: raw.flights, daily_weather"],
+            name=name[:140],
+        )
+    return name

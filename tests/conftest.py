@@ -1,0 +1,114 @@
+"""Fixtures that all rooms share."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import pkgutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+import fourfold
+
+if TYPE_CHECKING:
+    from fourfold.catalog.database import Catalog
+    from fourfold.foundation.storage.service import Storage
+    from fourfold.testing.clock import MovableClock
+
+POSTGRES = os.environ.get("FOURFOLD_TEST_POSTGRES", "postgresql+psycopg://postgres@127.0.0.1:5432/test")
+
+
+def import_all_tables() -> None:
+    """Import each room's `tables` module, so that the metadata object knows every table."""
+    for module in pkgutil.walk_packages(fourfold.__path__, "fourfold."):
+        room, _, last = module.name.rpartition(".")
+        if last == "tables" and not room.startswith(("fourfold.core", "fourfold.testing")):
+            importlib.import_module(module.name)
+
+
+@contextmanager
+def fresh_postgres() -> Iterator[str]:
+    """The URL of an empty schema in the test server; dropped afterwards. Skips where there is no server."""
+    import sqlalchemy as sa
+
+    server = sa.create_engine(POSTGRES, isolation_level="AUTOCOMMIT")
+    schema = f"test_{uuid.uuid4().hex}"
+    try:
+        with server.connect() as connection:
+            connection.exec_driver_sql(f"CREATE SCHEMA {schema}")
+    except sa.exc.OperationalError as error:
+        if os.environ.get("CI"):
+            raise
+        pytest.skip(f"no PostgreSQL at FOURFOLD_TEST_POSTGRES={POSTGRES}: {error.orig}")
+    try:
+        yield f"{POSTGRES}?options=-csearch_path%3D{schema}"
+    finally:
+        with server.connect() as connection:
+            connection.exec_driver_sql(f"DROP SCHEMA {schema} CASCADE")
+        server.dispose()
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.service)])
+def catalog_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """The address of an empty database: a fresh SQLite file, then a fresh schema of PostgreSQL."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path}/catalog.db"
+    else:
+        with fresh_postgres() as url:
+            yield url
+
+
+@pytest.fixture
+def catalog(catalog_url: str) -> Iterator[Catalog]:
+    """A catalog with every room's tables, on SQLite and on PostgreSQL."""
+    from fourfold.catalog.database import Catalog
+
+    import_all_tables()
+    catalog = Catalog(catalog_url)
+    catalog.create_all()
+    yield catalog
+    catalog.close()
+
+
+@pytest.fixture
+def sqlite_catalog(tmp_path: Path) -> Iterator[Catalog]:
+    """A catalog with every room's tables on SQLite only: for tests that are not about the database."""
+    from fourfold.catalog.database import Catalog
+
+    import_all_tables()
+    catalog = Catalog(f"sqlite:///{tmp_path}/catalog.db")
+    catalog.create_all()
+    yield catalog
+    catalog.close()
+
+
+@pytest.fixture
+def clock() -> MovableClock:
+    """A clock that stands at 2026-01-01T00:00:00Z until a test moves it."""
+    from fourfold.testing.clock import MovableClock
+
+    return MovableClock()
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty project folder, named by FOURFOLD_HOME."""
+    folder = tmp_path / ".fourfold"
+    folder.mkdir()
+    monkeypatch.setenv("FOURFOLD_HOME", str(folder))
+    return folder
+
+
+@pytest.fixture
+def storage(sqlite_catalog: Catalog, home: Path, clock: MovableClock) -> Storage:
+    """Real storage: catalog in SQLite, local blobs, Delta tables, all under the test's own folder."""
+    from fourfold.adapters.delta_tables import DeltaTables
+    from fourfold.adapters.local_blobs import LocalBlobs
+    from fourfold.foundation.storage.service import Storage
+
+    return Storage(sqlite_catalog, LocalBlobs(home / "blobs"), DeltaTables(home / "tables", clock), clock)
