@@ -18,7 +18,10 @@ from fourfold.core.times import Instant
 
 @dataclass(frozen=True, slots=True)
 class Resources:
-    """What a job asks for. Ranges: the low end must be met; the high end is as much as it can use."""
+    """What a job asks for. Ranges: the low end must be met; the high end is as much as it can use.
+
+    A high end of memory is a limit: an engine that can, ends a job that goes past it.
+    """
 
     cpu: Range = Range(1)
     memory_bytes: Range = Range(0)
@@ -58,6 +61,10 @@ class Usage:
     memory_peak_bytes: int | None = None
     read_bytes: int | None = None
     written_bytes: int | None = None
+    memory_peak_is_exact: bool = True
+    """False where the peak may belong to earlier work of the same process, or fell between two looks."""
+    flops: float | None = None
+    """Floating point operations, where they can be counted."""
 
 
 @dataclass(frozen=True, slots=True)

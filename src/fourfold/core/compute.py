@@ -1,0 +1,227 @@
+"""What runs, on what, how fast that is, and what it used and cost.
+
+Money is an integer count of nano-dollars (`..._nanousd`): a millisecond on a ten-cent machine costs 28 of
+them, so that the cost of ten thousand short steps is not rounded away, and sums are exact.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from fourfold.core.ports.engine import Exit, Usage
+from fourfold.core.times import Instant
+
+NANO_PER_USD = 10**9
+
+
+def usd_text(nanousd: int) -> str:
+    """Money for people: cents where there are any, more digits where there are not.
+
+    >>> usd_text(1_250_000_000), usd_text(41_700), usd_text(28), usd_text(0)
+    ('$1.25', '$0.000042', '$0.000000028', '$0.00')
+    """
+    if nanousd == 0 or abs(nanousd) >= NANO_PER_USD // 100:
+        return f"${nanousd / NANO_PER_USD:.2f}"
+    digits = 9 - len(str(abs(nanousd))) + 2
+    return f"${nanousd / NANO_PER_USD:.{min(digits, 9)}f}"
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """One graphics processor."""
+
+    name: str
+    memory_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """What jobs run on, as found: what this process may use of it, not what is built in."""
+
+    name: str
+    cores: float
+    """Cores that may be used: the affinity mask, and no more than the cgroup's quota."""
+    memory_bytes: int
+    """Memory that may be used: the machine's, and no more than the cgroup's limit."""
+    cpu_model: str = ""
+    architecture: str = ""
+    last_level_cache_bytes: int = 0
+    gpus: tuple[Gpu, ...] = ()
+    limited_by: tuple[str, ...] = ()
+    """Why it is smaller than the machine, in words."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Equal for equal hardware: a measurement holds for units of the same fingerprint only."""
+        facts = (self.cpu_model, self.architecture, f"{self.cores:g}", str(round(self.memory_bytes / 2**30)))
+        return hashlib.sha256("|".join((*facts, *(gpu.name for gpu in self.gpus))).encode()).hexdigest()[:16]
+
+
+class FigureName(StrEnum):
+    """What is measured of a unit."""
+
+    triad_1 = "triad_1_thread"
+    triad_all = "triad_all_threads"
+    fp64_1 = "fp64_1_thread"
+    fp64_all = "fp64_all_threads"
+    fp32_1 = "fp32_1_thread"
+    fp32_all = "fp32_all_threads"
+    disk_write = "disk_write_fsync"
+    disk_read = "disk_read"
+    fsync_4k = "fsync_4k"
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One measured figure: the median of several repeats, and how far they lie apart."""
+
+    name: FigureName
+    value: float
+    dimension: str
+    """`GB/s` (10⁹ bytes), `GFLOP/s`, `MB/s` or `ms`."""
+    low: float
+    high: float
+    repeat_count: int
+
+    @property
+    def spread(self) -> float:
+        """(high − low) / median."""
+        return (self.high - self.low) / self.value if self.value else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """A unit's figures at one time."""
+
+    id: str
+    unit: str
+    fingerprint: str
+    at: Instant
+    duration_s: float
+    is_quick: bool
+    figures: tuple[Figure, ...]
+    versions: Mapping[str, str]
+    """Of Python, the kernel, NumPy and its BLAS: a peak is a peak of these."""
+    other_cores_busy: float
+    """Cores that other processes kept busy meanwhile, on average (and time stolen by the host)."""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def is_confident(self) -> bool:
+        """Whether the unit was nearly idle otherwise; spread within a run does not show contention."""
+        return self.other_cores_busy < 0.1
+
+    def value(self, name: FigureName) -> float | None:
+        """The figure's median, or `None` where it was not measured."""
+        return next((figure.value for figure in self.figures if figure.name == name), None)
+
+
+@dataclass(frozen=True, slots=True)
+class UnitInfo:
+    """A unit with its price now and its newest measurement."""
+
+    unit: Unit
+    price_usd_per_hour: float = 0.0
+    measurement: Measurement | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What a job held of its unit while it ran, whether it used it or not."""
+
+    cpu: float = 1.0
+    memory_bytes: int = 0
+    gpu: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class JobReport:
+    """A job that ended: what the rooms hand to compute. `key` is unique for ever."""
+
+    key: str
+    name: str
+    """For people: the step's, notebook's or service's name."""
+    unit: str
+    started_at: Instant
+    ended_at: Instant
+    exit: Exit
+    usage: Usage
+    held: Held = Held()
+    kind: str = "step"
+    """`step`, `notebook`, `service` or `command`."""
+    flow_run: str = ""
+    environment: str = ""
+    user: str = ""
+
+
+class Bound(StrEnum):
+    """What kept a job from being faster."""
+
+    cpu = "cpu"
+    waiting = "waiting"
+    """Disk, network, locks or sleep: the processors it held stood idle."""
+    one_core = "one_core"
+    """It held several cores and kept about one busy."""
+    memory = "memory"
+    overhead = "overhead"
+    """Too short to tell."""
+    unknown = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """What a job's use amounts to."""
+
+    utilisation: float | None
+    """CPU seconds / (wall seconds × cores held); `None` where CPU time is unknown."""
+    flops_utilisation: float | None
+    """Operations counted / (wall seconds × the unit's measured peak × share of cores held)."""
+    memory_utilisation: float | None
+    """Peak memory / memory held; `None` where none was asked for."""
+    price_usd_per_hour: float
+    """The unit's price when the job ran."""
+    unit_share: float
+    """The largest share of the unit that it held: of its cores, memory or GPUs."""
+    cost_nanousd: int
+    bound: Bound
+    sentence: str
+    """What bounds it, in words."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A recorded job: what it reported, and the account made of it at that time."""
+
+    report: JobReport
+    account: Account
+
+
+@dataclass(frozen=True, slots=True)
+class JobTotals:
+    """Many jobs together."""
+
+    job_count: int = 0
+    wall_s: float = 0.0
+    cpu_s: float = 0.0
+    memory_peak_bytes: int = 0
+    cost_nanousd: int = 0
+    utilisation: float | None = None
+    """Of all cores held over all wall seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class EnvironmentRecord:
+    """An environment that something ran in or was built for; `lock` is the text that rebuilds it."""
+
+    identity: str
+    python: str
+    platform: str
+    package_count: int
+    origin: str
+    """Where it came from: `lock`, `requirements` or `captured`."""
+    first_seen_at: Instant
+    lock: str = ""
+    facts: Mapping[str, str] = field(default_factory=dict)

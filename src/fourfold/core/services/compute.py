@@ -1,0 +1,67 @@
+"""Compute as a service: units and their measured speed, jobs and what they used and cost, environments."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from fourfold.core.compute import EnvironmentRecord, Job, JobReport, JobTotals, Measurement, UnitInfo
+from fourfold.core.environment import Environment
+from fourfold.core.routes import Role, route
+
+
+class Compute(Protocol):
+    """The compute room. Recording is done in process by the rooms that run jobs; listings are for all."""
+
+    @route("GET /units", needs=Role.viewer)
+    def units(self) -> tuple[UnitInfo, ...]:
+        """The units known, each with its price now and its newest measurement."""
+        ...
+
+    @route("POST /units/{unit}/bench", needs=Role.editor)
+    def bench(self, unit: str = "local", *, quick: bool = False) -> Measurement:
+        """Measure a unit: memory bandwidth, arithmetic, disk. At most 15 s; 3 s when `quick`."""
+        ...
+
+    @route("GET /units/{unit}/measurements", needs=Role.viewer)
+    def measurements(self, unit: str = "local", *, limit: int = 20) -> tuple[Measurement, ...]:
+        """A unit's measurements, newest first."""
+        ...
+
+    @route("GET /jobs", needs=Role.viewer)
+    def jobs(self, flow_run: str | None = None, *, limit: int = 100) -> tuple[Job, ...]:
+        """Jobs that ended, newest first; of one flow run in the order of their start."""
+        ...
+
+    @route("GET /jobs/{key:path}", needs=Role.viewer)
+    def job(self, key: str) -> Job:
+        """One job by its key; `NotFound` names the nearest."""
+        ...
+
+    @route("GET /job-totals", needs=Role.viewer)
+    def totals(self, flow_run: str | None = None) -> JobTotals:
+        """What the jobs of a flow run (or all) used and cost together."""
+        ...
+
+    @route("GET /environments", needs=Role.viewer)
+    def environments(self, *, limit: int = 100) -> tuple[EnvironmentRecord, ...]:
+        """Environments that something ran in or was built for, newest first, without their locks."""
+        ...
+
+    @route("GET /environments/{identity}", needs=Role.viewer)
+    def environment(self, identity: str) -> EnvironmentRecord:
+        """One environment with its lock, from which it can be built again."""
+        ...
+
+    # In process only.
+
+    def record(self, reports: tuple[JobReport, ...]) -> tuple[Job, ...]:
+        """Record jobs that ended, all in one unit of work. A key recorded before is left as it is.
+
+        The room's own `service.Compute.record_in(connection, reports)` does the same within a unit of
+        work that is already open.
+        """
+        ...
+
+    def present_environment(self) -> Environment:
+        """The project's environment (its lock's, else what is installed), remembered in the catalog."""
+        ...
