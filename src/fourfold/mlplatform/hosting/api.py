@@ -182,10 +182,10 @@ def _settings(hosting: Hosting, name: str, given: Mapping[str, Any]) -> Endpoint
                 f"an endpoint has no setting '{key}'", ways_on=did_you_mean(key, known, what="settings")
             )
     present = next((one.settings for one in hosting.endpoints() if one.name == name), EndpointSettings())
-    checked = convert(
+    checked: EndpointSettings = convert(
         {**plain(present), **plain(dict(given))}, EndpointSettings, what=f"settings of '{name}'"
     )
-    return replace(checked)
+    return checked
 
 
 def _plain(row: Mapping[str, Any]) -> dict[str, Scalar]:
