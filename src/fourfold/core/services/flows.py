@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from fourfold.core.flows import Deployment, FlowRun, Graph, LogPiece, Reason, RunEvent, ScheduleInfo
+from fourfold.core.ports.engine import Resources
 from fourfold.core.routes import Role, route
 
 
@@ -21,6 +22,7 @@ class Flows(Protocol):
         module: str,
         attribute: str,
         params: Mapping[str, Any] | None = None,
+        steps: Mapping[str, Resources] | None = None,
         key: str = "",
         priority: int = 0,
         user: str = "",
@@ -29,6 +31,7 @@ class Flows(Protocol):
     ) -> FlowRun:
         """Start a run of the flow `attribute` in `module` of the code bundle; parameters are JSON.
 
+        `steps` says what each known step asks for: what no unit can ever give is refused here.
         Submitting a `key` again answers the run that it named the first time.
         """
         ...

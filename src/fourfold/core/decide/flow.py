@@ -1,0 +1,598 @@
+"""The state machine of a flow run: `decide(slice, event, now) -> (slice, commands)`.
+
+A slice is one run and only those calls that the event touches, so an event costs the same in a run of
+ten calls and in one of ten thousand. All moves a call can make are in `TRANSITIONS`; `_move` looks them
+up there and nothing else changes a state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+
+from fourfold.core.context import Ref
+from fourfold.core.decide.retry import Again, GiveUp, after_failure
+from fourfold.core.flows import (
+    BODY,
+    Attempt,
+    CallKey,
+    CallKind,
+    CallState,
+    Failure,
+    FlowRun,
+    RunState,
+    StepCall,
+    Stored,
+)
+from fourfold.core.ports.engine import Exit, ExitKind, Usage
+from fourfold.core.times import Instant
+
+
+class Move(StrEnum):
+    """What can happen to a call."""
+
+    unblock = "unblock"
+    input_failed = "input_failed"
+    hit = "hit"
+    lease = "lease"
+    start = "start"
+    give_back = "give_back"
+    finish = "finish"
+    fail = "fail"
+    wait = "wait"
+    due = "due"
+    cancel = "cancel"
+    resume = "resume"
+    resume_blocked = "resume_blocked"
+
+
+_S, _M = CallState, Move
+TRANSITIONS: Mapping[tuple[CallState, Move], CallState] = {
+    (_S.blocked, _M.unblock): _S.ready,
+    (_S.blocked, _M.input_failed): _S.upstream_failed,
+    (_S.blocked, _M.cancel): _S.cancelled,
+    (_S.ready, _M.hit): _S.cached,
+    (_S.ready, _M.lease): _S.leased,
+    (_S.ready, _M.finish): _S.succeeded,  # an effect: the body did it itself
+    (_S.ready, _M.fail): _S.failed,  # refused before any attempt, or an effect
+    (_S.ready, _M.cancel): _S.cancelled,
+    (_S.leased, _M.start): _S.running,
+    (_S.leased, _M.give_back): _S.ready,
+    (_S.leased, _M.finish): _S.succeeded,  # the word that it began was lost
+    (_S.leased, _M.fail): _S.failed,
+    (_S.leased, _M.wait): _S.retry_wait,
+    (_S.leased, _M.cancel): _S.cancelled,
+    (_S.running, _M.give_back): _S.ready,
+    (_S.running, _M.finish): _S.succeeded,
+    (_S.running, _M.fail): _S.failed,
+    (_S.running, _M.wait): _S.retry_wait,
+    (_S.running, _M.cancel): _S.cancelled,
+    (_S.retry_wait, _M.due): _S.ready,
+    (_S.retry_wait, _M.cancel): _S.cancelled,
+    (_S.failed, _M.resume): _S.ready,
+    (_S.failed, _M.resume_blocked): _S.blocked,
+    (_S.upstream_failed, _M.resume): _S.ready,
+    (_S.upstream_failed, _M.resume_blocked): _S.blocked,
+    (_S.cancelled, _M.resume): _S.ready,
+    (_S.cancelled, _M.resume_blocked): _S.blocked,
+    (_S.succeeded, _M.resume): _S.ready,  # the body only: it is run again, its calls are not
+}
+"""From where, by what, to where. What is not here cannot happen."""
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """A run, the calls an event touches, and their attempts that have not ended."""
+
+    run: FlowRun
+    calls: Mapping[CallKey, StepCall] = field(default_factory=dict)
+    attempts: Mapping[CallKey, Attempt] = field(default_factory=dict)
+
+
+# Events
+
+
+@dataclass(frozen=True, slots=True)
+class CallMade:
+    """The body (in its attempt `body_attempt`) called a step. The slice holds the inputs it names."""
+
+    call: StepCall
+    body_attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class EffectDone:
+    """The body did something itself; `call` holds the outcome."""
+
+    call: StepCall
+    body_attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class InputSettled:
+    """One of the calls that `key` waits for has settled. The slice holds both."""
+
+    key: CallKey
+    dep: CallKey
+
+
+@dataclass(frozen=True, slots=True)
+class CacheAnswer:
+    """What the cache said. `source` is empty for a miss, and `reason` says why."""
+
+    key: CallKey
+    cache_key: str
+    source: str = ""
+    result: Stored | None = None
+    reads: tuple[Ref, ...] = ()
+    writes: tuple[Ref, ...] = ()
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Leased:
+    """A worker on a unit was found for the call."""
+
+    key: CallKey
+    worker: str
+    unit: str
+    log: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Began:
+    """The worker said that it began."""
+
+    key: CallKey
+    n: int
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """An attempt ended well."""
+
+    key: CallKey
+    n: int
+    result: Stored | None
+    usage: Usage = Usage()
+    reads: tuple[Ref, ...] = ()
+    writes: tuple[Ref, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """An attempt ended badly."""
+
+    key: CallKey
+    n: int
+    failure: Failure
+    usage: Usage = Usage()
+    exit_code: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Interrupted:
+    """An attempt ended through no fault of the call or its worker: the loop restarted, or it never began."""
+
+    key: CallKey
+    n: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """The wait before a retry is over."""
+
+    key: CallKey
+
+
+@dataclass(frozen=True, slots=True)
+class Unmet:
+    """No unit can ever give what the call asks for."""
+
+    key: CallKey
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class CancelAsked:
+    """Somebody wants the run to end. The slice holds its open calls."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class ResumeAsked:
+    """Somebody wants an ended run to go on. The slice holds all its calls."""
+
+
+Event = (
+    CallMade
+    | EffectDone
+    | InputSettled
+    | CacheAnswer
+    | Leased
+    | Began
+    | Finished
+    | Failed
+    | Interrupted
+    | Due
+    | Unmet
+    | CancelAsked
+    | ResumeAsked
+)
+
+
+# Commands
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """Find a worker for the call."""
+
+    key: CallKey
+
+
+@dataclass(frozen=True, slots=True)
+class LookUp:
+    """Ask the cache before finding a worker."""
+
+    key: CallKey
+
+
+@dataclass(frozen=True, slots=True)
+class Wake:
+    """Send `Due` at this time."""
+
+    key: CallKey
+    at: Instant
+
+
+@dataclass(frozen=True, slots=True)
+class Tell:
+    """The call has settled: tell the body and those who wait for it, and remember it if it may be cached."""
+
+    key: CallKey
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """End this attempt's process."""
+
+    key: CallKey
+    n: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """Tell the sender that what it said does not count."""
+
+    key: CallKey
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunOver:
+    """The run has ended."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """The run has ended: cancel those of its calls that are open."""
+
+    reason: str
+
+
+Command = Queue | LookUp | Wake | Tell | Stop | Refuse | RunOver | Cancel
+
+
+def decide(state: Slice, event: Event, now: Instant) -> tuple[Slice, tuple[Command, ...]]:
+    """What follows from an event. The slice that comes back holds all that changed."""
+    match event:
+        case CallMade():
+            return _call_made(state, event, now)
+        case EffectDone():
+            return _effect_done(state, event, now)
+        case InputSettled():
+            return _input_settled(state, event, now)
+        case CacheAnswer():
+            return _cache_answer(state, event, now)
+        case Leased():
+            return _leased(state, event, now)
+        case Began():
+            return _began(state, event, now)
+        case Finished():
+            return _finished(state, event, now)
+        case Failed():
+            return _failed(state, event, now)
+        case Interrupted():
+            return _interrupted(state, event, now)
+        case Due():
+            return _due(state, event, now)
+        case Unmet():
+            return _unmet(state, event, now)
+        case CancelAsked():
+            return _cancel(state, event.why, now)
+        case ResumeAsked():
+            return _resume(state, now)
+
+
+def _call_made(state: Slice, event: CallMade, now: Instant) -> tuple[Slice, tuple[Command, ...]]:
+    call = event.call
+    if refusal := _refusal(state, call, event.body_attempt):
+        return state, (refusal,)
+    if (known := state.calls.get(call.key)) is not None:  # the body was run again
+        return state, (Tell(call.key),) if not known.state.is_open else ()
+    call = replace(call, seq=state.run.call_count + 1)
+    run = replace(state.run, call_count=call.seq)
+    bad = [dep for dep in call.deps if dep in state.calls and _is_bad(state.calls[dep])]
+    left = [dep for dep in call.deps if dep not in state.calls or not state.calls[dep].state.is_good]
+    call = replace(call, state=CallState.blocked, deps_left=len(left), reason=_waits_for(left))
+    state = replace(state, run=run)
+    if bad:
+        call = replace(_move(call, Move.input_failed, f"its input {bad[0]} failed"), ended_at=now)
+        return _with(state, call), (Tell(call.key),)
+    if left:
+        return _with(state, call), ()
+    return _make_ready(state, call, Move.unblock, now)
+
+
+def _effect_done(state: Slice, event: EffectDone, now: Instant) -> tuple[Slice, tuple[Command, ...]]:
+    call = event.call
+    if refusal := _refusal(state, call, event.body_attempt):
+        return state, (refusal,)
+    known = state.calls.get(call.key)
+    if known is not None and known.state is not CallState.ready:  # told before; the first word stands
+        return state, (Tell(call.key),)
+    run = state.run
+    if known is None:
+        run = replace(run, call_count=run.call_count + 1)
+    seq = run.call_count if known is None else known.seq
+    move = Move.fail if call.failure is not None else Move.finish
+    call = replace(call, seq=seq, state=CallState.ready, ended_at=now, attempt=event.body_attempt)
+    call = _move(call, move, "done by the flow's body")
+    return _with(replace(state, run=run), call), (Tell(call.key),)
+
+
+def _refusal(state: Slice, call: StepCall, body_attempt: int) -> Refuse | None:
+    """Why a word from the body does not count: the run is over, the body is an old one, or it strays."""
+    body = state.calls[BODY]
+    if not state.run.state.is_open or not body.state.is_live or body.attempt != body_attempt:
+        return Refuse(call.key, f"attempt {body_attempt} of the flow's body is no longer the present one")
+    known = state.calls.get(call.key)
+    if known is None or known.arguments is None or call.arguments is None:
+        return None
+    if known.arguments.digest != call.arguments.digest or known.deps != call.deps or known.name != call.name:
+        return Refuse(
+            call.key,
+            f"line {call.line}: {call.name} was called with other arguments than on record for {call.key} "
+            f"(then at line {known.line}); a flow must make the same calls when it is run again: use "
+            "ff.now() and ff.random() instead of the clock and chance, and read changing things in steps",
+        )
+    return None
+
+
+def _input_settled(state: Slice, event: InputSettled, now: Instant) -> tuple[Slice, tuple[Command, ...]]:
+    call, dep = state.calls[event.key], state.calls[event.dep]
+    if call.state is not CallState.blocked:
+        return state, ()
+    if _is_bad(dep):
+        call = replace(_move(call, Move.input_failed, f"its input {dep.key} {dep.state}"), ended_at=now)
+        return _with(state, call), (Tell(call.key),)
+    left = call.deps_left - call.deps.count(dep.key)
+    call = replace(call, deps_left=left, reason=f"waits for {left} of its {len(call.deps)} inputs")
+    if left > 0:
+        return _with(state, call), ()
+    return _make_ready(state, call, Move.unblock, now)
+
+
+def _cache_answer(state: Slice, event: CacheAnswer, now: Instant) -> tuple[Slice, tuple[Command, ...]]:
+    call = state.calls[event.key]
+    if call.state is not CallState.ready:
+        return state, ()
+    call = replace(call, cache_key=event.cache_key, reason=event.reason)
+    if not event.source:
+        return _with(state, call), (Queue(call.key),)
+    call = replace(
+        _move(call, Move.hit, event.reason),
+        result=event.result,
+        reads=event.reads,
+        writes=event.writes,
+        cached_from=event.source,
+        ended_at=now,
+    )
+    return _with(state, call), (Tell(call.key),)
+
+
+def _leased(state: Slice, event: Leased, now: Instant) -> tuple[Slice, tuple[Command, ...]]:
+    call = state.calls[event.key]
+    assert event.key not in state.attempts, "one live attempt per call"
+    call = replace(_move(call, Move.lease, event.reason), attempt=call.attempt + 1, not_before=None)
+    attempt = Attempt(
+        call.run, call.key, call.attempt, leased_at=now, worker=event.worker, unit=event.unit, log=event.log
+    )
+    run = state.run
+    if call.kind is CallKind.body and run.state is RunState.queued:
+        run = replace(run, state=RunState.running, started_at=run.started_at or now, reason="")
+    attempts = {**state.attempts, call.key: attempt}
+    return _with(replace(state, run=run, attempts=attempts), call), ()
+
+
+def _began(state: Slice, event: Began, now: Instant) -> tuple[Slice, tuple[Command, ...]]:
+    call, attempt = state.calls[event.key], state.attempts.get(event.key)
+    if attempt is None or attempt.n != event.n:
+        return state, (Refuse(event.key, f"attempt {event.n} is not the present one ({call.attempt})"),)
+    if call.state is not CallState.leased or call.attempt != event.n:
+        return state, ()  # cancelled meanwhile, or told twice
+    call = replace(_move(call, Move.start, f"on {attempt.unit or attempt.worker}"), started_at=now)
+    attempts = {**state.attempts, call.key: replace(attempt, started_at=now)}
+    return _with(replace(state, attempts=attempts), call), ()
+
+
+def _finished(state: Slice, event: Finished, now: Instant) -> tuple[Slice, tuple[Command, ...]]:
+    state, counts = _end_attempt(state, event.key, event.n, Exit(ExitKind.ok), event.usage, now)
+    if not counts:
+        return state, (Refuse(event.key, f"attempt {event.n} is not the present one; its result is dropped"),)
+    call = replace(
+        _move(state.calls[event.key], Move.finish, ""),
+        result=event.result,
+        reads=event.reads,
+        writes=event.writes,
+        tries=state.calls[event.key].tries + 1,
+        ended_at=now,
+    )
+    state = _with(state, call)
+    if call.kind is not CallKind.body:
+        return state, (Tell(call.key),)
+    run = replace(state.run, state=RunState.succeeded, result=event.result, ended_at=now, reason="")
+    return replace(state, run=run), (Cancel("the flow ended without them"), RunOver("succeeded"))
+
+
+def _failed(state: Slice, event: Failed, now: Instant) -> tuple[Slice, tuple[Command, ...]]:
+    ended = Exit(event.failure.kind, event.failure.message, event.exit_code)
+    state, counts = _end_attempt(state, event.key, event.n, ended, event.usage, now)
+    if not counts:
+        return state, ()
+    call = state.calls[event.key]
+    match after_failure(call, event.failure, now):
+        case Again(at, reason, uses_try, is_loss):
+            call = replace(
+                call, tries=call.tries + uses_try, losses=call.losses + is_loss, failure=event.failure
+            )
+            if at <= now:
+                return _make_ready(state, call, Move.give_back, now, reason)
+            call = replace(_move(call, Move.wait, reason), not_before=at)
+            return _with(state, call), (Wake(call.key, at),)
+        case GiveUp(reason):
+            tries = call.tries + 1
+            failure = replace(event.failure, call=call.key)
+            if event.failure.kind is ExitKind.worker_lost:
+                failure = replace(failure, message=reason)
+            call = replace(_move(call, Move.fail, reason), tries=tries, failure=failure, ended_at=now)
+            state = _with(state, call)
+            if call.kind is not CallKind.body:
+                return state, (Tell(call.key),)
+            run = replace(state.run, state=RunState.failed, failure=failure, ended_at=now, reason=reason)
+            return replace(state, run=run), (Cancel("the run failed"), RunOver(reason))
+
+
+def _interrupted(state: Slice, event: Interrupted, now: Instant) -> tuple[Slice, tuple[Command, ...]]:
+    ended = Exit(ExitKind.worker_lost, event.reason)
+    state, counts = _end_attempt(state, event.key, event.n, ended, Usage(), now)
+    if not counts:
+        return state, ()
+    return _make_ready(state, state.calls[event.key], Move.give_back, now, event.reason)
+
+
+def _due(state: Slice, event: Due, now: Instant) -> tuple[Slice, tuple[Command, ...]]:
+    call = state.calls[event.key]
+    if call.state is not CallState.retry_wait:
+        return state, ()
+    return _make_ready(state, replace(call, not_before=None), Move.due, now, call.reason)
+
+
+def _unmet(state: Slice, event: Unmet, now: Instant) -> tuple[Slice, tuple[Command, ...]]:
+    call = state.calls[event.key]
+    if call.state is not CallState.ready:
+        return state, ()
+    failure = Failure(ExitKind.failed, "Refused", event.reason, call=call.key, is_permanent=True)
+    call = replace(_move(call, Move.fail, event.reason), failure=failure, ended_at=now)
+    return _with(state, call), (Tell(call.key),)
+
+
+def _cancel(state: Slice, why: str, now: Instant) -> tuple[Slice, tuple[Command, ...]]:
+    """Cancel the open calls of the slice; and the run, unless it has ended already."""
+    commands: list[Command] = []
+    calls = dict(state.calls)
+    for key, call in sorted(state.calls.items(), key=lambda item: item[1].seq):
+        if not call.state.is_open:
+            continue
+        if call.state.is_live and (attempt := state.attempts.get(key)) is not None:
+            commands.append(Stop(key, attempt.n, why))
+        calls[key] = replace(_move(call, Move.cancel, why), ended_at=now)
+    state = replace(state, calls=calls)
+    if state.run.state.is_open:
+        run = replace(state.run, state=RunState.cancelled, ended_at=now, reason=why or "cancelled")
+        state = replace(state, run=run)
+        commands.append(RunOver(run.reason))
+    return state, tuple(commands)
+
+
+def _resume(state: Slice, now: Instant) -> tuple[Slice, tuple[Command, ...]]:
+    """Make what failed ready again; the body always runs again, and finds what succeeded on record."""
+    if state.run.state in (RunState.queued, RunState.running, RunState.succeeded):
+        return state, ()
+    run = replace(
+        state.run, state=RunState.queued, failure=None, result=None, ended_at=None, reason="resumed"
+    )
+    calls: dict[CallKey, StepCall] = {}
+    commands: list[Command] = []
+    for key, call in sorted(state.calls.items(), key=lambda item: item[1].seq):
+        if call.state.is_good and call.kind is not CallKind.body:
+            calls[key] = call
+            continue
+        if call.state.is_open:  # of a paused run
+            calls[key] = call
+            continue
+        call = replace(
+            call,
+            tries=0,
+            losses=0,
+            failure=None,
+            result=None,
+            ended_at=None,
+            started_at=None,
+            not_before=None,
+        )
+        left = [dep for dep in call.deps if not calls[dep].state.is_good]
+        move = Move.resume_blocked if left else Move.resume
+        call = replace(_move(call, move, "resumed"), deps_left=len(left))
+        if call.state is CallState.ready:
+            call = replace(call, ready_at=now)
+            if call.kind is not CallKind.effect:  # the body does those again by itself
+                commands.append(Queue(key))
+        calls[key] = call
+    return replace(state, run=run, calls=calls), tuple(commands)
+
+
+def _end_attempt(
+    state: Slice, key: CallKey, n: int, ended: Exit, usage: Usage, now: Instant
+) -> tuple[Slice, bool]:
+    """Close the attempt's record; and say whether its outcome counts: the fence."""
+    call, attempt = state.calls[key], state.attempts.get(key)
+    if attempt is not None and attempt.n == n:
+        closed = replace(attempt, ended_at=now, exit=ended, usage=usage)
+        state = replace(state, attempts={**state.attempts, key: closed})
+    elif attempt is None or attempt.n != n:
+        return state, False
+    return state, call.attempt == n and call.state.is_live and state.run.state.is_open
+
+
+def _make_ready(
+    state: Slice, call: StepCall, move: Move, now: Instant, reason: str = ""
+) -> tuple[Slice, tuple[Command, ...]]:
+    call = replace(_move(call, move, reason or "all its inputs are there"), ready_at=now)
+    looks_up = call.policy.cache and call.attempt == 0 and call.kind is CallKind.step
+    return _with(state, call), (LookUp(call.key) if looks_up else Queue(call.key),)
+
+
+def _move(call: StepCall, move: Move, reason: str) -> StepCall:
+    return replace(call, state=TRANSITIONS[call.state, move], reason=reason)
+
+
+def _with(state: Slice, call: StepCall) -> Slice:
+    return replace(state, calls={**state.calls, call.key: call})
+
+
+def _is_bad(call: StepCall) -> bool:
+    return not call.state.is_open and not call.state.is_good
+
+
+def _waits_for(keys: list[CallKey]) -> str:
+    shown = ", ".join(keys[:3]) + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")
+    return f"waits for {shown}" if keys else ""
