@@ -96,10 +96,10 @@ class Meter:
         if self._io < 0:
             return None, None
         try:
-            lines = os.pread(self._io, 256, 0).split(None, 4)  # rchar: N wchar: N ...
+            words = os.pread(self._io, 256, 0).split(None, 4)  # rchar: N wchar: N ...
         except OSError:
             return None, None
-        return int(lines[1]), int(lines[3])
+        return int(words[1]), int(words[3])
 
 
 def _open(path: str, flags: int) -> int:

@@ -117,6 +117,7 @@ class Offer:
     cpu: float
     memory_bytes: int
     gpu: int = 0
+    gpu_name: str = ""
     price_usd_per_hour: float = 0.0
     is_free_now: bool = True
 
@@ -150,6 +151,13 @@ class Engine(Protocol):
         """The state of many jobs in one call; every key asked for is in the answer."""
         ...
 
+    def wait(self, keys: Collection[str], timeout_s: float) -> Mapping[str, JobStatus]:
+        """Return as soon as one of the jobs has ended (at once if one had), or after `timeout_s`.
+
+        The answer is that of `status`. Engines that are told of an end do not poll.
+        """
+        ...
+
     def logs(self, key: str, offset: int = 0, limit_bytes: int = 1 << 20) -> LogChunk:
         """Output from `offset`, at most `limit_bytes`."""
         ...
@@ -163,7 +171,10 @@ class Engine(Protocol):
         ...
 
     def reap(self, keep: Collection[str]) -> tuple[str, ...]:
-        """End everything this engine started (in this life or an earlier one) that is not in `keep`."""
+        """End everything this engine started (in this life or an earlier one) that is not in `keep`.
+
+        What another control process started that is still alive is left to it. The keys ended are returned.
+        """
         ...
 
     def close(self) -> None:

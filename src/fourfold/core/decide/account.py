@@ -1,0 +1,143 @@
+"""What a job's use amounts to: utilisation, cost, and in one sentence what bounds it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from fourfold.core.compute import (
+    NANO_PER_USD,
+    Account,
+    Bound,
+    FigureName,
+    Held,
+    Job,
+    JobTotals,
+    Measurement,
+    Unit,
+)
+from fourfold.core.ports.engine import Usage
+from fourfold.core.quantities import bytes_text
+from fourfold.core.times import duration_text
+
+TOO_SHORT_S = 0.02
+"""Below this, clock ticks and start-up are most of what was measured."""
+BUSY = 0.8
+"""From this utilisation on, the processors are what bounds a job."""
+
+
+def account(
+    usage: Usage,
+    *,
+    held: Held,
+    unit: Unit,
+    price_usd_per_hour: float = 0.0,
+    measurement: Measurement | None = None,
+) -> Account:
+    """The account of a job that held a part of a unit, at the unit's price then.
+
+    >>> unit = Unit("local", cores=4, memory_bytes=16 << 30)
+    >>> usage = Usage(wall_s=10, cpu_s=9.5, memory_peak_bytes=1 << 30)
+    >>> done = account(usage, held=Held(cpu=4), unit=unit, price_usd_per_hour=0.36)
+    >>> done.cost_nanousd, round(done.utilisation, 4), done.bound.value
+    (1000000, 0.2375, 'one_core')
+    >>> print(done.sentence)
+    One core bounds it: it held 4 cores and kept 0.95 busy. Ask for 1 core, or let the work use several.
+    """
+    share = unit_share(held, unit)
+    cores_held = held.cpu
+    utilisation = None
+    if usage.cpu_s is not None and usage.wall_s > 0 and cores_held > 0:
+        utilisation = usage.cpu_s / (usage.wall_s * cores_held)
+    bound, sentence = _bound(usage, held, utilisation)
+    return Account(
+        utilisation=utilisation,
+        flops_utilisation=_flops_utilisation(usage, held, unit, measurement),
+        memory_utilisation=_memory_utilisation(usage, held),
+        price_usd_per_hour=price_usd_per_hour,
+        unit_share=share,
+        cost_nanousd=cost_nanousd(usage.wall_s, share=share, price_usd_per_hour=price_usd_per_hour),
+        bound=bound,
+        sentence=sentence,
+    )
+
+
+def unit_share(held: Held, unit: Unit) -> float:
+    """The largest share held of anything the unit has: what nobody else could have used meanwhile.
+
+    >>> unit_share(Held(cpu=1, memory_bytes=12 << 30), Unit("local", cores=4, memory_bytes=16 << 30))
+    0.75
+    """
+    shares = [
+        held.cpu / unit.cores if unit.cores else 0.0,
+        held.memory_bytes / unit.memory_bytes if unit.memory_bytes else 0.0,
+        held.gpu / len(unit.gpus) if unit.gpus else 0.0,
+    ]
+    return min(1.0, max(shares))
+
+
+def cost_nanousd(wall_s: float, *, share: float, price_usd_per_hour: float) -> int:
+    """Price × time × share, rounded once, to a nano-dollar."""
+    return round(price_usd_per_hour * NANO_PER_USD * wall_s * share / 3600)
+
+
+def totals(jobs: Iterable[Job]) -> JobTotals:
+    """Many jobs together; utilisation is of all cores held over all wall seconds."""
+    count, wall_s, cpu_s, held_s, peak, cost = 0, 0.0, 0.0, 0.0, 0, 0
+    for job in jobs:
+        usage = job.report.usage
+        count += 1
+        wall_s += usage.wall_s
+        cost += job.account.cost_nanousd
+        peak = max(peak, usage.memory_peak_bytes or 0)
+        if usage.cpu_s is not None:
+            cpu_s += usage.cpu_s
+            held_s += usage.wall_s * job.report.held.cpu
+    return JobTotals(count, wall_s, cpu_s, peak, cost, cpu_s / held_s if held_s else None)
+
+
+def _flops_utilisation(
+    usage: Usage, held: Held, unit: Unit, measurement: Measurement | None
+) -> float | None:
+    if usage.flops is None or measurement is None or usage.wall_s <= 0 or held.cpu <= 0:
+        return None
+    # FP32 is the faster of the two: against it, nobody is flattered.
+    peak = measurement.value(FigureName.fp32_all)
+    if not peak or not unit.cores:
+        return None
+    return usage.flops / (usage.wall_s * peak * 1e9 * min(1.0, held.cpu / unit.cores))
+
+
+def _memory_utilisation(usage: Usage, held: Held) -> float | None:
+    if usage.memory_peak_bytes is None or held.memory_bytes <= 0:
+        return None
+    return usage.memory_peak_bytes / held.memory_bytes
+
+
+def _bound(usage: Usage, held: Held, utilisation: float | None) -> tuple[Bound, str]:
+    cores = f"{held.cpu:g} {'core' if held.cpu == 1 else 'cores'}"
+    if utilisation is None:
+        return Bound.unknown, "What bounds it is unknown: its CPU time was not measured."
+    if usage.wall_s < TOO_SHORT_S:
+        return Bound.overhead, f"Too short to tell: {duration_text(usage.wall_s)}."
+    memory = _memory_utilisation(usage, held)
+    if memory is not None and memory >= 0.9:
+        peak = bytes_text(usage.memory_peak_bytes or 0)
+        return Bound.memory, f"Memory is tight: {peak} of {bytes_text(held.memory_bytes)} held. Ask for more."
+    busy = utilisation * held.cpu
+    if utilisation > 1.25:
+        return Bound.cpu, f"It kept {busy:.2g} cores busy but held {cores}. Ask for {_whole(busy)}."
+    if utilisation >= BUSY:
+        return Bound.cpu, f"The processor bounds it: {busy:.2g} of {cores} busy."
+    if held.cpu >= 1.5 and BUSY <= busy <= 1.25:
+        return Bound.one_core, (
+            f"One core bounds it: it held {cores} and kept {busy:.2g} busy. "
+            "Ask for 1 core, or let the work use several."
+        )
+    moved = (usage.read_bytes or 0) + (usage.written_bytes or 0)
+    rate = f"; it moved {bytes_text(moved / usage.wall_s)}/s" if moved else ""
+    return Bound.waiting, f"It mostly waits: {busy:.2g} of {cores} busy{rate}."
+
+
+def _whole(cores: float) -> str:
+    count = max(1, round(cores + 0.25))
+    return f"{count} {'core' if count == 1 else 'cores'}"

@@ -1,0 +1,84 @@
+"""Which units can serve a request, and what to say when none ever can."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from fourfold.core.errors import Refused
+from fourfold.core.ports.engine import Offer, Resources
+from fourfold.core.quantities import bytes_text
+
+
+def match(request: Resources, offers: Iterable[Offer]) -> tuple[Offer, ...]:
+    """The offers that meet the request, cheapest first; of equal price the smallest, then by name."""
+    met = [offer for offer in offers if not shortfalls(request, offer)]
+    return tuple(
+        sorted(met, key=lambda o: (o.price_usd_per_hour, o.gpu, o.cpu, o.memory_bytes, o.unit)),
+    )
+
+
+def shortfalls(request: Resources, offer: Offer) -> tuple[tuple[str, float, str, str], ...]:
+    """What the offer lacks: (name, how many times too little, asked, offered), worst first."""
+    pairs = (
+        ("cores", request.cpu.low, offer.cpu, f"{request.cpu.low:g}", f"{offer.cpu:g}"),
+        (
+            "memory",
+            request.memory_bytes.low,
+            float(offer.memory_bytes),
+            bytes_text(request.memory_bytes.low),
+            bytes_text(offer.memory_bytes),
+        ),
+        ("GPUs", request.gpu.low, float(offer.gpu), f"{request.gpu.low:g}", str(offer.gpu)),
+    )
+    lacking = [
+        (what, asked / offered if offered else float("inf"), asked_text, offered_text)
+        for what, asked, offered, asked_text, offered_text in pairs
+        if asked > offered
+    ]
+    wants_gpu = request.gpu.low > 0 and request.gpu_name.lower() not in offer.gpu_name.lower()
+    if wants_gpu and offer.gpu:
+        lacking.append(("GPU", 2.0, request.gpu_name, offer.gpu_name or "unnamed"))
+    limit = request.max_price_usd_per_hour
+    if limit is not None and offer.price_usd_per_hour > limit:
+        ratio = offer.price_usd_per_hour / limit if limit else float("inf")
+        lacking.append(("price", ratio, f"at most ${limit:g} per hour", f"${offer.price_usd_per_hour:g}"))
+    return tuple(sorted(lacking, key=lambda row: (-row[1], row[0])))
+
+
+def refusal(request: Resources, offers: Iterable[Offer], *, who: str) -> Refused:
+    """The error for a request that no offer can ever meet: what is asked, what is nearest, the ways on.
+
+    >>> from fourfold.core.quantities import Range
+    >>> small = Offer("local", cpu=2, memory_bytes=8 << 30)
+    >>> print(refusal(Resources(memory_bytes=Range(64 << 30)), [small], who="step 'fit'"))
+    step 'fit' asks for 64.0 GiB memory, but no unit can ever give more than 8.0 GiB
+      nearest unit: local (2 cores, 8.0 GiB)
+      ask for less memory, or add a larger unit
+    """
+    ranked = sorted(offers, key=lambda offer: ([row[1] for row in shortfalls(request, offer)], offer.unit))
+    if not ranked:
+        return Refused(
+            f"{who} cannot run: there is no unit at all", ways_on=["add a pool with a unit to fourfold.toml"]
+        )
+    nearest = ranked[0]
+    what, _, asked, offered = shortfalls(request, nearest)[0]
+    if what == "price":
+        claim = f"asks for a price of {asked}, but the nearest unit costs {offered}"
+        way_on = "raise the price, or ask for less"
+    elif what == "GPU":
+        claim = f"asks for a GPU named '{asked}', but the nearest unit has '{offered}'"
+        way_on = "name another GPU, or add such a unit"
+    else:
+        claim = f"asks for {asked} {what}, but no unit can ever give more than {offered}"
+        way_on = f"ask for less {what}" if what == "memory" else f"ask for fewer {what}"
+        way_on += ", or add a larger unit"
+    gpus = f", {nearest.gpu} GPUs" if nearest.gpu else ""
+    shape = f"{nearest.cpu:g} cores, {bytes_text(nearest.memory_bytes)}{gpus}"
+    return Refused(
+        f"{who} {claim}",
+        ways_on=[f"nearest unit: {nearest.unit} ({shape})", way_on],
+        asked=asked,
+        offered=offered,
+        what=what,
+        nearest=nearest.unit,
+    )

@@ -1,0 +1,365 @@
+"""What every engine must do (`EngineKit`), and an engine in memory that does it on an invented clock.
+
+The fake starts nothing: a job's course (how long, what it prints, how it ends) is told beforehand, either
+in its command (`course_command`) or by a function given to the fake, and time is whatever its clock says.
+So a loop can be driven through years of jobs in seconds, and through every fault twice the same way.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Literal
+
+from fourfold.core.decide.match import match, refusal
+from fourfold.core.errors import Refused, Unavailable
+from fourfold.core.ports.clock import Clock
+from fourfold.core.ports.engine import (
+    Capabilities,
+    Engine,
+    Exit,
+    ExitKind,
+    JobStatus,
+    Launch,
+    LogChunk,
+    Offer,
+    Phase,
+    Resources,
+    Usage,
+)
+from fourfold.core.quantities import Range
+from fourfold.core.times import Instant, after, seconds_between
+
+
+@dataclass(frozen=True, slots=True)
+class Course:
+    """What a job does when nobody disturbs it."""
+
+    duration_s: float = 0.0
+    exit_code: int = 0
+    output: str = ""
+    memory_bytes: int = 0
+    cpu_s: float = 0.0
+    ignores_stop: bool = False
+    """Whether it has to be ended by force."""
+
+
+def course_command(course: Course) -> tuple[str, ...]:
+    """A command that the fake understands."""
+    fields = {name: getattr(course, name) for name in Course.__slots__}
+    return ("course", json.dumps(fields))
+
+
+def course_of(launch: Launch) -> Course:
+    """The course that a launch's command tells; any other command does nothing and ends well."""
+    return Course(**json.loads(launch.argv[1])) if launch.argv[:1] == ("course",) else Course()
+
+
+@dataclass(slots=True)
+class _Job:
+    launch: Launch
+    course: Course
+    started_at: Instant
+    ends_at: Instant
+    exit: Exit
+
+
+class FakeEngine:
+    """An engine in memory: `clock` is its time, `course` says what each launch does.
+
+    Faults for the simulator: `lose` (a job's machine dies), `crash` (all of them do), `fail_next` (the next
+    call raises `Unavailable`, before it has an effect or after).
+    """
+
+    def __init__(
+        self,
+        clock: Clock,
+        *,
+        offers: tuple[Offer, ...] = (Offer("fake", 4, 16 << 30),),
+        course: Callable[[Launch], Course] = course_of,
+        move: Callable[[Instant], None] | None = None,
+    ) -> None:
+        """`move` moves the clock, if anything may: `wait` then jumps to the next end instead of returning."""
+        self._clock = clock
+        self._offers = offers
+        self._course = course
+        self._move = move
+        self._jobs: dict[str, _Job] = {}
+        self._failing: dict[str, Literal["before", "after"]] = {}
+
+    def __repr__(self) -> str:
+        return f"<FakeEngine: {len(self._running())} running, {len(self._jobs)} known>"
+
+    # For the simulator.
+
+    @property
+    def launched(self) -> tuple[str, ...]:
+        """Every key that ever started, in order."""
+        return tuple(self._jobs)
+
+    def next_change_at(self) -> Instant | None:
+        """When the next job ends, if any runs."""
+        return min((job.ends_at for job in self._running()), default=None)
+
+    def lose(self, key: str, reason: str = "the machine under it died") -> None:
+        """End a running job as lost."""
+        job = self._jobs.get(key)
+        if job is not None and job in self._running():
+            self._end(job, self._clock.now(), Exit(ExitKind.worker_lost, reason))
+
+    def crash(self) -> None:
+        """End every running job as lost."""
+        for job in self._running():
+            self.lose(job.launch.key, "the engine crashed")
+
+    def fail_next(self, method: str, *, effect: Literal["before", "after"] = "before") -> None:
+        """Let the next call of `method` raise `Unavailable`: before it has its effect, or after."""
+        self._failing[method] = effect
+
+    # The port.
+
+    def capabilities(self) -> Capabilities:
+        return Capabilities(
+            services=True, memory_limit="enforced", time_limit=True, gpus=True, survives_control_restart=True
+        )
+
+    def offers(self, request: Resources) -> tuple[Offer, ...]:
+        return match(request, self._offers)
+
+    def submit(self, launch: Launch) -> None:
+        if not launch.argv:
+            raise Refused(f"job '{launch.key}' has no command")
+        if not self.offers(launch.resources):
+            raise refusal(launch.resources, self._offers, who=f"job '{launch.key}'")
+        self._fail("submit", "before")
+        if launch.key not in self._jobs:
+            self._jobs[launch.key] = self._planned(launch)
+        self._fail("submit", "after")
+
+    def status(self, keys: Collection[str]) -> Mapping[str, JobStatus]:
+        self._fail("status", "before")
+        return {key: self._status(key) for key in keys}
+
+    def wait(self, keys: Collection[str], timeout_s: float) -> Mapping[str, JobStatus]:
+        if self._move is not None:
+            now = self._clock.now()
+            ends = [self._jobs[key].ends_at if key in self._jobs else now for key in keys]
+            self._move(max(now, min([after(now, timeout_s), *ends])))
+        return self.status(keys)
+
+    def logs(self, key: str, offset: int = 0, limit_bytes: int = 1 << 20) -> LogChunk:
+        job = self._jobs.get(key)
+        written = b"" if job is None else job.course.output.encode()
+        data = written[offset : offset + limit_bytes]
+        next_offset = offset + len(data)
+        has_ended = job is None or self._clock.now() >= job.ends_at
+        return LogChunk(data, next_offset, has_ended and next_offset >= len(written))
+
+    def stop(self, key: str, grace_s: float = 5.0) -> None:
+        self._fail("stop", "before")
+        job = self._jobs.get(key)
+        if job is not None and job in self._running():
+            at = after(self._clock.now(), grace_s if job.course.ignores_stop else 0.0)
+            if at < job.ends_at:
+                self._end(job, at, Exit(ExitKind.cancelled, "stopped"))
+        self._fail("stop", "after")
+
+    def usage(self, key: str) -> Usage:
+        job = self._jobs.get(key)
+        if job is None:
+            return Usage()
+        wall_s = max(0.0, seconds_between(job.started_at, min(self._clock.now(), job.ends_at)))
+        cpu_s = min(job.course.cpu_s, wall_s)
+        return Usage(wall_s, cpu_s, job.course.memory_bytes, 0, len(job.course.output))
+
+    def reap(self, keep: Collection[str]) -> tuple[str, ...]:
+        strays = sorted(job.launch.key for job in self._running() if job.launch.key not in keep)
+        for key in strays:
+            self.stop(key, 0)
+        return tuple(strays)
+
+    def close(self) -> None:
+        """Its jobs survive their control, so nothing ends."""
+
+    # How.
+
+    def _planned(self, launch: Launch) -> _Job:
+        course, now = self._course(launch), self._clock.now()
+        limit_s, limit_bytes = launch.resources.time_limit_s, launch.resources.memory_bytes.high
+        duration_s = course.duration_s
+        code = course.exit_code
+        exit_ = Exit(
+            ExitKind.ok if code == 0 else ExitKind.failed, "" if code == 0 else f"exit status {code}", code
+        )
+        if limit_bytes is not None and course.memory_bytes > limit_bytes:
+            duration_s, exit_ = 0.0, Exit(ExitKind.out_of_memory, "over its memory limit")
+        elif limit_s is not None and duration_s > limit_s:
+            duration_s, exit_ = limit_s, Exit(ExitKind.over_time, f"ran longer than {limit_s:g} s")
+        return _Job(launch, course, now, after(now, duration_s), exit_)
+
+    def _status(self, key: str) -> JobStatus:
+        job = self._jobs.get(key)
+        if job is None:
+            return JobStatus(key, Phase.unknown)
+        unit = self._offers[0].unit
+        if self._clock.now() < job.ends_at:
+            return JobStatus(key, Phase.running, unit, job.started_at)
+        return JobStatus(key, Phase.ended, unit, job.started_at, job.ends_at, job.exit)
+
+    def _running(self) -> list[_Job]:
+        now = self._clock.now()
+        return [job for job in self._jobs.values() if now < job.ends_at]
+
+    def _end(self, job: _Job, at: Instant, exit_: Exit) -> None:
+        job.ends_at, job.exit = at, exit_
+
+    def _fail(self, method: str, effect: Literal["before", "after"]) -> None:
+        if self._failing.get(method) == effect:
+            del self._failing[method]
+            raise Unavailable(f"the engine's answer to '{method}' was lost")
+
+
+class EngineKit:
+    """The promises of the `Engine` port as tests. Inherit, and say how to open the engine.
+
+    ```python
+    class TestMyEngine(EngineKit):
+        def open(self): return MyEngine(...)
+        def command(self, course): return (...)   # a command that takes this course on your engine
+    ```
+    """
+
+    patience_s = 20.0
+
+    def open(self) -> Engine:
+        """A fresh engine; the test closes it."""
+        raise NotImplementedError
+
+    def command(self, course: Course) -> tuple[str, ...]:
+        """A command that takes this course on this engine."""
+        raise NotImplementedError
+
+    def ended(self, engine: Engine, key: str) -> JobStatus:
+        """Wait for a job's end."""
+        status = engine.wait([key], self.patience_s)[key]
+        assert status.phase is Phase.ended, f"{key} has not ended: {status}"
+        return status
+
+    def launch(self, key: str, course: Course | None = None, resources: Resources | None = None) -> Launch:
+        return Launch(key, self.command(course or Course()), resources=resources or Resources())
+
+    def test_a_job_runs_and_its_output_and_use_are_kept(self) -> None:
+        with closing(self.open()) as engine:
+            engine.submit(self.launch("a", Course(output="hello")))
+            status = self.ended(engine, "a")
+            assert status.exit is not None
+            assert (status.exit.kind, status.exit.code) == (ExitKind.ok, 0)
+            assert status.started_at is not None
+            assert status.ended_at is not None
+            assert status.started_at <= status.ended_at
+            chunk = engine.logs("a")
+            assert (chunk.data.strip(), chunk.is_end) == (b"hello", True)
+            assert engine.usage("a").wall_s >= 0
+
+    def test_output_is_read_by_offset(self) -> None:
+        with closing(self.open()) as engine:
+            engine.submit(self.launch("a", Course(output="abcdef")))
+            self.ended(engine, "a")
+            first = engine.logs("a", 0, 4)
+            rest = engine.logs("a", first.next_offset)
+            assert (first.data, first.is_end) == (b"abcd", False)
+            assert (first.data + rest.data).strip() == b"abcdef"
+            assert rest.is_end
+
+    def test_a_key_submitted_twice_starts_once(self) -> None:
+        with closing(self.open()) as engine:
+            engine.submit(self.launch("a", Course(output="once.")))
+            engine.submit(self.launch("a", Course(output="twice.")))
+            self.ended(engine, "a")
+            engine.submit(self.launch("a", Course(output="thrice.")))
+            assert self.ended(engine, "a").exit == Exit(ExitKind.ok, "", 0)
+            assert engine.logs("a").data.strip() == b"once."
+
+    def test_a_failure_tells_its_code(self) -> None:
+        with closing(self.open()) as engine:
+            engine.submit(self.launch("a", Course(exit_code=3)))
+            exit_ = self.ended(engine, "a").exit
+            assert exit_ is not None
+            assert (exit_.kind, exit_.code) == (ExitKind.failed, 3)
+            assert exit_.reason
+
+    def test_a_job_over_its_time_is_ended_and_says_so(self) -> None:
+        with closing(self.open()) as engine:
+            engine.submit(self.launch("a", Course(600), Resources(time_limit_s=0.1)))
+            exit_ = self.ended(engine, "a").exit
+            assert exit_ is not None
+            assert exit_.kind is ExitKind.over_time
+
+    def test_a_job_over_its_memory_is_ended_and_says_so(self) -> None:
+        with closing(self.open()) as engine:
+            if engine.capabilities().memory_limit == "none":
+                return
+            asked = Resources(memory_bytes=Range(0, 64 << 20))
+            engine.submit(self.launch("a", Course(600, memory_bytes=256 << 20), asked))
+            exit_ = self.ended(engine, "a").exit
+            assert exit_ is not None
+            assert exit_.kind is ExitKind.out_of_memory
+
+    def test_a_stopped_job_ends_also_when_it_ignores_the_polite_word(self) -> None:
+        with closing(self.open()) as engine:
+            engine.submit(self.launch("a", Course(600, ignores_stop=True)))
+            assert engine.status(["a"])["a"].phase in (Phase.starting, Phase.running)
+            engine.stop("a", 0.1)
+            engine.stop("a", 0.1)
+            exit_ = self.ended(engine, "a").exit
+            assert exit_ is not None
+            assert exit_.kind is ExitKind.cancelled
+            engine.stop("a")  # again, after its end
+            engine.stop("never submitted")
+
+    def test_many_jobs_are_told_in_one_call_also_unknown_ones(self) -> None:
+        with closing(self.open()) as engine:
+            keys = [f"job/{index}" for index in range(5)]
+            for key in keys:
+                engine.submit(self.launch(key))
+            for key in keys:
+                self.ended(engine, key)
+            found = engine.status([*keys, "nobody"])
+            assert {found[key].phase for key in keys} == {Phase.ended}
+            assert found["nobody"].phase is Phase.unknown
+            assert engine.status([]) == {}
+
+    def test_what_no_unit_can_give_is_refused_at_once(self) -> None:
+        with closing(self.open()) as engine:
+            asked = Resources(cpu=Range(100_000))
+            assert engine.offers(asked) == ()
+            refused = ""
+            try:
+                engine.submit(self.launch("a", None, asked))
+            except Refused as error:
+                refused = str(error)
+            assert "100000" in refused
+            assert "nearest unit" in refused
+            assert engine.status(["a"])["a"].phase is Phase.unknown
+            engine.submit(self.launch("a"))  # the key was not used up
+            self.ended(engine, "a")
+
+    def test_offers_meet_the_request_and_come_cheapest_first(self) -> None:
+        with closing(self.open()) as engine:
+            offers = engine.offers(Resources())
+            assert offers
+            prices = [offer.price_usd_per_hour for offer in offers]
+            assert prices == sorted(prices)
+            assert all(offer.cpu >= 1 for offer in offers)
+
+    def test_reaping_ends_what_is_not_kept(self) -> None:
+        with closing(self.open()) as engine:
+            engine.submit(self.launch("kept", Course(600)))
+            engine.submit(self.launch("stray", Course(600)))
+            assert engine.reap(["kept"]) == ("stray",)
+            assert self.ended(engine, "stray").phase is Phase.ended
+            assert engine.status(["kept"])["kept"].phase in (Phase.starting, Phase.running)
+            assert engine.reap(["kept"]) == ()
+            engine.stop("kept", 0)
