@@ -9,9 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
+
+from fourfold.catalog import faults
+from fourfold.core.errors import Refused, Unavailable
 
 metadata = sa.MetaData(
     naming_convention={
@@ -25,24 +29,59 @@ metadata = sa.MetaData(
 """Every room registers its tables here, in its own `tables.py`; foreign keys point down the floors."""
 
 BUSY_TIMEOUT_S = 30.0
+"""How long a unit of work waits for another process's write, or for a free connection."""
 
 
 class Catalog:
-    """A connection pool with two kinds of unit of work."""
+    """A pool of connections with two kinds of unit of work.
+
+    `Catalog.open(url)` also brings the tables up to date; the constructor alone touches nothing.
+    """
 
     def __init__(self, url: str) -> None:
         self.url = url
         self.is_sqlite = url.startswith("sqlite")
+        self.path = _sqlite_path(url) if self.is_sqlite else None
+        """The database file; `None` on PostgreSQL."""
+        if self.path is not None:
+            faults.refuse_network_mount(self.path)
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._engine = sa.create_engine(
+            url,
+            pool_size=8,
+            max_overflow=24,
+            pool_timeout=BUSY_TIMEOUT_S,
+            pool_pre_ping=not self.is_sqlite,
+            connect_args={"timeout": BUSY_TIMEOUT_S} if self.is_sqlite else {},
+        )
+        sa.event.listen(self._engine, "handle_error", faults.translate)
         if self.is_sqlite:
-            self._engine = sa.create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_S})
             sa.event.listen(self._engine, "connect", _prepare_sqlite)
-        else:
-            self._engine = sa.create_engine(url, pool_pre_ping=True)
+
+    def __repr__(self) -> str:
+        return f"<Catalog {self._engine.url.render_as_string(hide_password=True)}>"
+
+    @classmethod
+    def open(cls, url: str) -> Catalog:
+        """Open the catalog at `url`, creating or migrating its tables where that is due.
+
+        Costs one small query when the tables are up to date. Processes that open at once wait for the one
+        that migrates. A database that a newer Fourfold has migrated is refused.
+        """
+        from fourfold.catalog import upgrade
+
+        catalog = cls(url)
+        try:
+            upgrade.upgrade(catalog)
+        except BaseException:
+            catalog.close()
+            raise
+        return catalog
 
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
-        """A unit of work that only reads; it sees one consistent state of the database on SQLite."""
-        with self._engine.connect() as connection:
+        """A unit of work that only reads; on SQLite it sees one consistent state of the database."""
+        with self._connect() as connection:
             if self.is_sqlite:
                 connection.exec_driver_sql("BEGIN")
             yield connection
@@ -54,23 +93,63 @@ class Catalog:
 
         `durable` waits until the commit survives a power cut (promotions, money, irreversible intentions);
         otherwise SQLite may lose the last commits in a power cut, never in a crash of the process.
+        PostgreSQL's commits follow its own `synchronous_commit`, and `durable` sets it to `on`.
         """
-        with self._engine.connect() as connection:
-            if self.is_sqlite:
-                connection.exec_driver_sql(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
+        with self._connect() as connection:
+            if not self.is_sqlite:
+                if durable:
+                    connection.exec_driver_sql("SET LOCAL synchronous_commit = on")
+                yield connection
+                connection.commit()
+                return
+            if durable:
+                connection.exec_driver_sql("PRAGMA synchronous=FULL")
+            try:
                 connection.exec_driver_sql("BEGIN IMMEDIATE")
-            yield connection
-            connection.commit()
+                try:
+                    yield connection
+                    connection.commit()
+                finally:
+                    connection.rollback()  # nothing after a commit; else the level below could not change
+            finally:
+                if durable:
+                    connection.exec_driver_sql("PRAGMA synchronous=NORMAL")
 
     def create_all(self) -> None:
-        """Create the tables of every room that was imported."""
+        """Create the tables of every room that was imported, without migrations (for tests)."""
         metadata.create_all(self._engine)
 
     def close(self) -> None:
+        """Close all connections; a later unit of work would open new ones."""
         self._engine.dispose()
+
+    @contextmanager
+    def _connect(self) -> Iterator[sa.Connection]:
+        try:
+            connection = self._engine.connect()
+        except sa.exc.TimeoutError as error:
+            raise Unavailable(
+                f"no database connection became free within {BUSY_TIMEOUT_S:.0f} s",
+                ways_on=["fewer threads at once, or shorter units of work"],
+            ) from error
+        with connection:
+            yield connection
+
+
+def _sqlite_path(url: str) -> Path:
+    database = sa.engine.make_url(url).database
+    if not database or database == ":memory:" or database.startswith("file:"):
+        raise Refused(
+            f"the catalog cannot live at {url!r}: every process of a project opens the same file",
+            ways_on=["name a file: sqlite:////home/me/project/.fourfold/catalog.db"],
+        )
+    return Path(database).absolute()
 
 
 def _prepare_sqlite(connection: Any, _record: object) -> None:
     connection.isolation_level = None  # we begin transactions ourselves
-    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON", "busy_timeout=30000"):
-        connection.execute(f"PRAGMA {pragma}")
+    connection.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_S * 1000:.0f}")
+    if connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
+        connection.execute("PRAGMA journal_mode=WAL")  # kept in the file, so asked for once
+    connection.execute("PRAGMA synchronous=NORMAL")
+    connection.execute("PRAGMA foreign_keys=ON")

@@ -1,0 +1,121 @@
+"""Lineage as rows: edges are recorded in the caller's unit of work, and walked level by level."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import sqlalchemy as sa
+
+from fourfold.catalog import rows
+from fourfold.catalog.tables import edge as edge_table
+from fourfold.catalog.tables import node
+from fourfold.core.context import Ref
+from fourfold.core.lineage import Direction, Edge, LineageGraph
+from fourfold.core.times import Instant
+
+NOBODY = Ref("", "", "")
+"""Stands in the table for an edge that names no actor."""
+
+
+def record(connection: sa.Connection, edges: Iterable[Edge]) -> None:
+    """Record edges; one recorded before counts once and keeps its first time."""
+    wanted = sorted(set(edges), key=lambda e: (e.source, e.target, e.by or NOBODY))
+    ids = _ids(connection, {ref for e in wanted for ref in (e.source, e.target, e.by or NOBODY)})
+    rows.insert_new(
+        connection,
+        edge_table,
+        [
+            {
+                "source_id": ids[e.source],
+                "target_id": ids[e.target],
+                "by_id": ids[e.by or NOBODY],
+                "at_us": e.at,
+            }
+            for e in wanted
+        ],
+    )
+
+
+def walk(
+    connection: sa.Connection, start: Ref, direction: Direction, *, depth: int, limit: int
+) -> LineageGraph:
+    """Everything at most `depth` edges from `start`, at most `limit` things, nearest first.
+
+    The walk goes level by level with one query each, so a bound cuts off what is farthest. A thing that
+    no edge names has an answer too: itself alone.
+    """
+    seen: dict[Ref, None] = {start: None}
+    edges: set[Edge] = set()
+    frontier = [start]
+    is_complete = True
+    for _ in range(depth):
+        nearby = _edges_at(connection, frontier, direction, at_most=20 * limit)
+        is_complete = is_complete and len(nearby) < 20 * limit
+        frontier = []
+        for edge in nearby:
+            other = edge.source if direction is Direction.upstream else edge.target
+            if other not in seen:
+                if len(seen) == limit:
+                    is_complete = False
+                    continue
+                seen[other] = None
+                frontier.append(other)
+            edges.add(edge)
+        if not frontier:
+            break
+    else:
+        is_complete = is_complete and not _edges_at(connection, frontier, direction, at_most=1)
+    by_ends = sorted(edges, key=lambda e: (e.source, e.target, e.by or NOBODY))
+    return LineageGraph(start, direction, tuple(seen), tuple(by_ends), is_complete)
+
+
+def _edges_at(
+    connection: sa.Connection, refs: list[Ref], direction: Direction, *, at_most: int
+) -> list[Edge]:
+    """Edges that lead on from these things, in a fixed order."""
+    source, target, by = node.alias("source"), node.alias("target"), node.alias("by_whom")
+    here = target if direction is Direction.upstream else source
+    query = (
+        sa.select(
+            *(end.c[column] for end in (source, target, by) for column in ("kind", "name", "version")),
+            edge_table.c.at_us,
+        )
+        .join(source, edge_table.c.source_id == source.c.id)
+        .join(target, edge_table.c.target_id == target.c.id)
+        .join(by, edge_table.c.by_id == by.c.id)
+        .order_by(edge_table.c.target_id, edge_table.c.source_id, edge_table.c.by_id)
+    )
+    found: list[Edge] = []
+    for chunk in rows.chunks(refs):
+        wanted = _is_one_of(here, chunk)
+        for row in connection.execute(query.where(wanted).limit(at_most - len(found))):
+            who = Ref(*row[6:9])
+            found.append(
+                Edge(Ref(*row[0:3]), Ref(*row[3:6]), None if who == NOBODY else who, Instant(row[9]))
+            )
+        if len(found) >= at_most:
+            break
+    return found
+
+
+def _ids(connection: sa.Connection, refs: set[Ref]) -> dict[Ref, int]:
+    """The number of each thing; things not met before get one."""
+    known = _known(connection, refs)
+    fresh = sorted(refs - known.keys())  # sorted, so that two writers cannot wait for each other
+    if not fresh:
+        return known
+    rows.insert_new(connection, node, [{"kind": r.kind, "name": r.name, "version": r.version} for r in fresh])
+    return known | _known(connection, set(fresh))
+
+
+def _known(connection: sa.Connection, refs: set[Ref]) -> dict[Ref, int]:
+    found: dict[Ref, int] = {}
+    for chunk in rows.chunks(sorted(refs)):
+        for row in connection.execute(sa.select(node).where(_is_one_of(node, chunk))):
+            found[Ref(row.kind, row.name, row.version)] = row.id
+    return found
+
+
+def _is_one_of(table: sa.FromClause, refs: list[Ref]) -> sa.ColumnElement[bool]:
+    key = sa.tuple_(table.c.kind, table.c.name, table.c.version)
+    return key.in_([(r.kind, r.name, r.version) for r in refs])

@@ -1,0 +1,84 @@
+"""Tags: names that people give to versions, and where each pointed before."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from fourfold.catalog.tables import tag as table
+from fourfold.catalog.tables import tag_move
+from fourfold.core.catalog import principal
+from fourfold.core.errors import Conflict
+from fourfold.core.times import Instant
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """A tag was made to point at `target`; `source` is empty for its first move."""
+
+    tag: str
+    source: str
+    target: str
+    at: Instant
+    by: str
+    why: str
+
+
+def put(
+    connection: sa.Connection, at: Instant, kind: str, name: str, tag: str, target: str, *, why: str = ""
+) -> None:
+    """Make a tag of a thing point at a version; where it points there already, nothing happens."""
+    here = (table.c.kind == kind) & (table.c.name == name) & (table.c.tag == tag)
+    row = connection.execute(sa.select(table).where(here)).one_or_none()
+    if row is not None and row.target == target:
+        return
+    values = {"target": target, "at_us": at, "by": principal(), "why": why}
+    if row is None:
+        connection.execute(table.insert().values(kind=kind, name=name, tag=tag, version=1, **values))
+    else:
+        moved = connection.execute(
+            table.update()
+            .where(here & (table.c.version == row.version))
+            .values(version=row.version + 1, **values)
+        )
+        if moved.rowcount != 1:
+            raise Conflict(f"tag '{tag}' of {kind} '{name}' was moved by somebody else just now")
+    connection.execute(
+        tag_move.insert().values(
+            kind=kind, name=name, tag=tag, source="" if row is None else row.target, **values
+        )
+    )
+
+
+def targets(connection: sa.Connection, kind: str, name: str) -> dict[str, str]:
+    """Tag to version, for one thing, sorted by tag."""
+    query = (
+        sa.select(table.c.tag, table.c.target)
+        .where(table.c.kind == kind, table.c.name == name)
+        .order_by(table.c.tag)
+    )
+    return {row.tag: row.target for row in connection.execute(query)}
+
+
+def targets_by_name(connection: sa.Connection, kind: str) -> dict[str, dict[str, str]]:
+    """Tags of all things of a kind: name to tag to version."""
+    found: dict[str, dict[str, str]] = {}
+    query = sa.select(table).where(table.c.kind == kind).order_by(table.c.name, table.c.tag)
+    for row in connection.execute(query):
+        found.setdefault(row.name, {})[row.tag] = row.target
+    return found
+
+
+def moves(connection: sa.Connection, kind: str, name: str, *, limit: int = 1000) -> tuple[Move, ...]:
+    """Where the tags of a thing pointed, newest first."""
+    query = (
+        sa.select(tag_move)
+        .where(tag_move.c.kind == kind, tag_move.c.name == name)
+        .order_by(tag_move.c.sequence.desc())
+        .limit(limit)
+    )
+    return tuple(
+        Move(row.tag, row.source, row.target, Instant(row.at_us), row.by, row.why)
+        for row in connection.execute(query)
+    )

@@ -1,0 +1,101 @@
+"""Bringing a database's tables up to date, once, however many processes open it together."""
+
+from __future__ import annotations
+
+import fcntl
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import sqlalchemy as sa
+
+from fourfold.catalog.database import Catalog, metadata
+from fourfold.core.errors import Refused
+
+HEAD = "0001"
+"""The newest migration; a test compares it with the folder."""
+
+_LOCK = 0x464F5552  # "FOUR": the advisory lock on PostgreSQL
+
+
+def upgrade(catalog: Catalog) -> None:
+    """Bring the tables to `HEAD`. When they are there already this is one small query and no Alembic."""
+    if not (Path(__file__).parent / "migrations" / "versions" / "v0001_the_house.py").exists():
+        with _alone(catalog) as connection:  # until the rooms' tables are settled
+            metadata.create_all(connection)
+        return
+    present = _sqlite_revision(catalog.path) if catalog.path is not None else _revision(catalog)
+    if present == HEAD:
+        return
+    _refuse_newer(present)
+    with _alone(catalog) as connection:
+        present = _read_revision(connection)  # somebody may have been quicker
+        if present == HEAD:
+            return
+        _refuse_newer(present)
+        _migrate(connection)
+
+
+def _refuse_newer(present: str) -> None:
+    if present > HEAD:
+        raise Refused(
+            f"this catalog was written by a newer Fourfold (its tables are at {present}, ours at {HEAD})",
+            ways_on=["upgrade: pip install -U fourfold", "or open another project folder"],
+            present=present,
+            known=HEAD,
+        )
+
+
+def _sqlite_revision(path: Path) -> str:
+    """The revision, read without the pool: `mode=rw` creates no file, and nothing is locked."""
+    try:
+        connection = sqlite3.connect(f"file:{path}?mode=rw", uri=True)
+    except sqlite3.OperationalError:
+        return ""
+    try:
+        row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
+        return row[0] if row else ""
+    except sqlite3.DatabaseError:
+        return ""  # no such table, or a damaged file: the careful way says which
+    finally:
+        connection.close()
+
+
+def _revision(catalog: Catalog) -> str:
+    with catalog.read() as connection:
+        return _read_revision(connection)
+
+
+def _read_revision(connection: sa.Connection) -> str:
+    if not sa.inspect(connection).has_table("alembic_version"):
+        return ""
+    return connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar() or ""
+
+
+@contextmanager
+def _alone(catalog: Catalog) -> Iterator[sa.Connection]:
+    """A unit of work that no other opener of this catalog has at the same time."""
+    if catalog.path is None:
+        with catalog.write() as connection:
+            connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_LOCK})")
+            yield connection
+        return
+    # Two processes that turn a fresh file into a WAL database collide whatever the busy timeout, so a
+    # lock file stands before it. The lock goes with its holder, also when that is killed.
+    with catalog.path.with_name(catalog.path.name + ".upgrade").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with catalog.write(durable=True) as connection:
+            yield connection
+
+
+def _migrate(connection: sa.Connection) -> None:
+    """Run the migrations that are due in the caller's transaction: all of them, or none."""
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config.set_main_option("path_separator", "os")
+    config.attributes["connection"] = connection
+    command.upgrade(config, HEAD)
