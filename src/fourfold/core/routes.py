@@ -8,18 +8,27 @@ Arguments named in the path come from the path; those of GET and DELETE come fro
 other methods from a JSON object. At most one argument may be `bytes`, `pyarrow.Table` or
 `pyarrow.RecordBatchReader`: it is the body (Arrow as an IPC stream), and the others move to the query.
 A result of these types is the response's body; any other is JSON, as `core.wire` writes it.
+
+In a query, text travels as it is, a list of texts as a repeated key (or as one JSON array), and anything
+else as JSON: `?tag=gold&columns=a&columns=b&version=3&where=[["day",">=","2013-01-01"]]`.
 """
 
 from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Iterator
+import types
+import typing
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from enum import IntEnum
-from typing import Any, TypeVar
+from enum import Enum, IntEnum, StrEnum
+from functools import cache
+from typing import Any, NewType, TypeVar
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+PREFIX = "/api/v1"
+"""Where the doors mount the routes."""
 
 
 class Role(IntEnum):
@@ -29,6 +38,75 @@ class Role(IntEnum):
     editor = 20
     deployer = 30
     admin = 40
+
+
+class Place(StrEnum):
+    """Where an argument travels."""
+
+    path = "path"
+    query = "query"
+    json = "json"
+    body = "body"
+
+
+class Form(StrEnum):
+    """How a body or a result travels."""
+
+    json = "json"
+    bytes = "bytes"
+    table = "table"
+    batches = "batches"
+    nothing = "nothing"
+
+    @property
+    def is_arrow(self) -> bool:
+        return self in {Form.table, Form.batches}
+
+
+class Repeat(StrEnum):
+    """How a query writes an argument."""
+
+    text = "text"
+    texts = "texts"
+    json = "json"
+
+
+REQUIRED: Any = inspect.Parameter.empty
+
+
+@dataclass(frozen=True, slots=True)
+class Argument:
+    """One argument of a method: its type, where it travels, and its default (`REQUIRED` if it has none)."""
+
+    name: str
+    kind: Any
+    place: Place
+    default: Any
+    form: Form = Form.json
+    writes: Repeat = Repeat.json
+
+    @property
+    def is_required(self) -> bool:
+        return self.default is REQUIRED
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What a method takes and gives, as the doors need to know it."""
+
+    arguments: tuple[Argument, ...]
+    result: Any
+    result_form: Form
+
+    def named(self, name: str) -> Argument | None:
+        return next((a for a in self.arguments if a.name == name), None)
+
+    def at(self, place: Place) -> tuple[Argument, ...]:
+        return tuple(a for a in self.arguments if a.place is place)
+
+    @property
+    def body(self) -> Argument | None:
+        return next(iter(self.at(Place.body)), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +127,15 @@ class Route:
     @property
     def summary(self) -> str:
         return (inspect.getdoc(self.function) or self.method).splitlines()[0]
+
+    @property
+    def name(self) -> str:
+        """`service.method`: what the OpenAPI document and the logs call it."""
+        return f"{self.service}.{self.method}"
+
+    @property
+    def shape(self) -> Shape:
+        return _shape(self)
 
 
 def route(spec: str, *, needs: Role) -> Callable[[F], F]:
@@ -74,3 +161,91 @@ def routes(service: str, protocol: type) -> Iterator[Route]:
         if declared is not None:
             verb, path, needs = declared
             yield Route(verb, path, needs, service, name, function)
+
+
+@cache
+def _shape(route: Route) -> Shape:
+    hints = _hints(route)
+    signature = inspect.signature(route.function)
+    parameters = [p for p in signature.parameters.values() if p.name != "self"]
+    forms = {p.name: _form(hints[p.name]) for p in parameters}
+    bodies = [
+        name for name, form in forms.items() if form is not Form.json and name not in route.path_arguments
+    ]
+    if len(bodies) > 1:
+        raise TypeError(f"{route.name} takes {' and '.join(bodies)}: only one argument may be the body")
+    elsewhere = Place.query if bodies or route.verb in {"GET", "DELETE"} else Place.json
+
+    def argument(p: inspect.Parameter) -> Argument:
+        kind = hints[p.name]
+        place = (
+            Place.path if p.name in route.path_arguments else Place.body if p.name in bodies else elsewhere
+        )
+        return Argument(p.name, kind, place, p.default, forms[p.name], _writes(kind, p.default))
+
+    result = hints.get("return", type(None))
+    form = Form.nothing if result is type(None) else _form(result)
+    return Shape(tuple(argument(p) for p in parameters), result, form)
+
+
+class _ArrowNames:
+    """Stands for pyarrow where a protocol imports it for type checkers only: a client that reads a
+    declaration should not pay for the import."""
+
+    Table = type("Table", (), {"__module__": "pyarrow.lib"})
+    RecordBatchReader = type("RecordBatchReader", (), {"__module__": "pyarrow.lib"})
+
+
+def _hints(route: Route) -> Mapping[str, Any]:
+    local = {} if "pa" in route.function.__globals__ else {"pa": _ArrowNames, "pyarrow": _ArrowNames}
+    try:
+        return typing.get_type_hints(route.function, localns=local)
+    except NameError as error:
+        raise TypeError(
+            f"{route.name}: {error}; a service protocol's types are imported, not only under TYPE_CHECKING"
+        ) from error
+
+
+_FORMS = {
+    ("builtins", "bytes"): Form.bytes,
+    ("pyarrow.lib", "Table"): Form.table,
+    ("pyarrow.lib", "RecordBatchReader"): Form.batches,
+}
+
+
+def _form(kind: Any) -> Form:
+    for option in _options(kind):
+        found = _FORMS.get((getattr(option, "__module__", ""), getattr(option, "__qualname__", "")))
+        if found is not None:
+            return found
+    return Form.json
+
+
+def _options(kind: Any) -> tuple[Any, ...]:
+    """The members of a union, or the type itself."""
+    if typing.get_origin(kind) in {typing.Union, types.UnionType}:
+        return typing.get_args(kind)
+    return (kind,)
+
+
+def _writes(kind: Any, default: Any) -> Repeat:
+    options = [o for o in _options(kind) if o is not type(None)]
+    nullable = len(options) < len(_options(kind))
+    if len(options) != 1 or (nullable and default is not None):
+        return Repeat.json  # a bare text could not be told from a number, or from null
+    (only,) = options
+    if _is_text(only):
+        return Repeat.text
+    if typing.get_origin(only) in {tuple, list}:
+        items = [item for item in typing.get_args(only) if item is not Ellipsis]
+        if len(set(items)) == 1 and _is_text(items[0]) and default in ((), None, REQUIRED):
+            return Repeat.texts
+    return Repeat.json
+
+
+def _is_text(kind: Any) -> bool:
+    while isinstance(kind, NewType):
+        kind = kind.__supertype__
+    if typing.get_origin(kind) is typing.Literal:
+        return all(isinstance(value, str) for value in typing.get_args(kind))
+    return isinstance(kind, type) and issubclass(kind, str) and (kind is str or issubclass(kind, Enum))

@@ -7,12 +7,16 @@ annotation, and a difference is refused with the path to the field. Non-finite f
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from typing import Any, TypeVar
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, NewType, TypeVar
 
 import msgspec
 
-from fourfold.core.errors import Refused
+from fourfold.core.errors import Refused, did_you_mean
 
 T = TypeVar("T")
 
@@ -63,12 +67,46 @@ def decode(data: bytes | str, kind: type[T], *, what: str = "value") -> T:
         raise Refused(f"{what}: {error}") from error
 
 
-def convert(value: object, kind: Any, *, what: str = "value", text: bool = False) -> Any:
-    """Plain data (from JSON, or text from a query when `text`) as `kind`, or refused naming the field."""
+def convert(value: object, kind: Any, *, what: str = "value", text: bool = False, exact: bool = False) -> Any:
+    """Plain data (from JSON, or text from a query when `text`) as `kind`, or refused naming the field.
+
+    `exact` refuses fields that `kind` does not have: doors want that (a misspelt field would be silently
+    ignored), readers of stored records do not (a later release may have written more).
+    """
+    if exact:
+        _refuse_unknown_fields(value, kind, what)
     try:
         return msgspec.convert(value, type=kind, strict=not text)
     except msgspec.ValidationError as error:
         raise Refused(f"{what}: {error}") from error
+
+
+def _refuse_unknown_fields(value: object, kind: Any, at: str) -> None:
+    if isinstance(kind, NewType):
+        return
+    options = typing.get_args(kind)
+    if dataclasses.is_dataclass(kind) and isinstance(kind, type) and isinstance(value, Mapping):
+        hints = typing.get_type_hints(kind)
+        known = [field.name for field in dataclasses.fields(kind)]
+        for name, inner in value.items():
+            if name not in known:
+                raise Refused(
+                    f"{at} has no field '{name}'",
+                    ways_on=did_you_mean(str(name), known, what="fields"),
+                    field=str(name),
+                )
+            _refuse_unknown_fields(inner, hints[name], f"{at}.{name}")
+    elif typing.get_origin(kind) in {typing.Union, types.UnionType}:
+        named = [option for option in options if dataclasses.is_dataclass(option)]
+        for option in named if len(named) == 1 else ():  # of several, msgspec picks by tag
+            _refuse_unknown_fields(value, option, at)
+    elif isinstance(value, Mapping) and len(options) == 2:
+        for name, inner in value.items():
+            _refuse_unknown_fields(inner, options[1], f"{at}.{name}")
+    elif isinstance(value, list) and options:
+        for index, inner in enumerate(value):
+            item = options[min(index, len(options) - 1)]
+            _refuse_unknown_fields(inner, options[0] if item is Ellipsis else item, f"{at}[{index}]")
 
 
 def plain(value: object) -> Any:
