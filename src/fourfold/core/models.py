@@ -11,6 +11,7 @@ import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Literal
 
 from fourfold.core.context import Ref
 from fourfold.core.errors import Refused, did_you_mean
@@ -111,7 +112,6 @@ class NewRun:
     step: Ref | None = None
     """The flow step that it runs in."""
     attempt: int = 0
-    by: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,10 +178,10 @@ class Artifact(StrEnum):
 REQUIRED: Mapping[Artifact, str] = {
     Artifact.definition: "what the model is: its class, format and hyper-parameters",
     Artifact.parameters: "what it learned; pass the fitted model to save(model, ...)",
-    Artifact.functions: "how a row becomes an answer; pass featurize= (and predict=) as module-level functions",
+    Artifact.functions: "how a row becomes an answer; pass featurize= (and predict=), functions of a module",
     Artifact.dependencies: "a lock with hashes of what it imports; keep one in the project (uv lock, or a "
     "requirements file made with --generate-hashes)",
-    Artifact.data: "the versions of the data it learned from; read tables through Fourfold or pass data=[...]",
+    Artifact.data: "the versions of what it learned from; read tables through Fourfold, or pass data=[...]",
     Artifact.code: "the code that made it; run from a file, in a git repository or a project folder",
     Artifact.experiment: "the run that made it, with at least one metric; log one before saving",
     Artifact.tags: "at least one tag, such as tags={'team': 'growth'}",
@@ -205,7 +205,7 @@ class ManifestFile:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """The files of a version, sorted by path. Its digest (BLAKE3 of its JSON) is the version's identity."""
+    """The files of a version, sorted by path. The digest of its JSON is the version's identity."""
 
     files: tuple[ManifestFile, ...]
     format: int = 1
@@ -260,8 +260,8 @@ class ModelVersion:
 
     name: str
     number: int
-    digest: Digest
-    """Of its manifest: its identity."""
+    digest: str
+    """Its identity: `sha256:` and 64 hexadecimal digits, of its manifest's JSON."""
     run: str
     created_at: Instant
     by: str = ""
@@ -319,13 +319,6 @@ class AliasEvent:
     gates: tuple[GateResult, ...] = ()
 
 
-class Better(StrEnum):
-    """Which way a metric improves."""
-
-    higher = "higher"
-    lower = "lower"
-
-
 @dataclass(frozen=True, slots=True)
 class MetricRule:
     """What a metric must be for a version to take an alias.
@@ -336,7 +329,7 @@ class MetricRule:
     """
 
     metric: str
-    better: Better = Better.higher
+    better: Literal["higher", "lower"] = "higher"
     limit: float | None = None
     against_present: bool = True
     tolerance: float = 0.0

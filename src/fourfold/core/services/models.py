@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 from fourfold.core.models import (
     AliasEvent,
     AliasRules,
+    Definition,
     Experiment,
     GateResult,
     Manifest,
@@ -19,10 +21,48 @@ from fourfold.core.models import (
     RunFile,
     RunStatus,
     Scalar,
+    Signature,
 )
 from fourfold.core.ports.blobs import Digest
 from fourfold.core.routes import Role, route
 from fourfold.core.times import Instant
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+class LoadedModel(Protocol):
+    """A model ready to answer (`fourfold.mlplatform.models.loading.LoadedModel`)."""
+
+    @property
+    def version(self) -> ModelVersion: ...
+    @property
+    def manifest(self) -> Manifest: ...
+    @property
+    def definition(self) -> Definition: ...
+    @property
+    def signature(self) -> Signature: ...
+    @property
+    def example(self) -> pa.Table:
+        """A few input rows, as given when the version was saved."""
+        ...
+
+    @property
+    def expected(self) -> pa.Table:
+        """The answers to them then."""
+        ...
+
+    def featurize(self, table: pa.Table) -> Any:
+        """Rows to what the model takes: a `pa.Table` or a numpy array with as many rows."""
+        ...
+
+    def answer(self, features: Any) -> pa.Table:
+        """Featurized rows to answers."""
+        ...
+
+    def predict(self, table: pa.Table) -> pa.Table:
+        """`featurize`, then `answer`: one row out for each row in, in order."""
+        ...
 
 
 class Models(Protocol):
@@ -118,7 +158,6 @@ class Models(Protocol):
         manifest: Manifest,
         run: str,
         tags: Mapping[str, str] | None = None,
-        by: str = "",
         key: str = "",
         allow_incomplete: bool = False,
     ) -> ModelVersion:
@@ -158,10 +197,11 @@ class Models(Protocol):
     # -- aliases ------------------------------------------------------------------------------------
 
     @route("PUT /models/{name}/aliases/{alias}", needs=Role.deployer)
-    def promote(self, name: str, alias: str, *, number: int, why: str, by: str = "") -> AliasEvent:
+    def promote(self, name: str, alias: str, *, number: int, why: str, key: str = "") -> AliasEvent:
         """Let an alias point at a version, if its gates pass; else refused with every gate that failed.
 
-        It survives a power cut once answered. Promoting what the alias already holds changes nothing.
+        It survives a power cut once answered. Promoting what the alias already holds changes nothing, and
+        so does the same `key` again.
         """
         ...
 
@@ -171,12 +211,12 @@ class Models(Protocol):
         ...
 
     @route("POST /models/{name}/aliases/{alias}/rollback", needs=Role.deployer)
-    def rollback(self, name: str, alias: str, *, why: str, by: str = "") -> AliasEvent:
+    def rollback(self, name: str, alias: str, *, why: str, key: str = "") -> AliasEvent:
         """Let an alias point at what it pointed at before its last promotion. Gates are not asked again."""
         ...
 
     @route("DELETE /models/{name}/aliases/{alias}", needs=Role.deployer)
-    def remove_alias(self, name: str, alias: str, *, why: str = "", by: str = "") -> AliasEvent:
+    def remove_alias(self, name: str, alias: str, *, why: str = "") -> AliasEvent:
         """Take an alias away; its history stays."""
         ...
 
@@ -198,4 +238,15 @@ class Models(Protocol):
     @route("GET /models/{name}/rules/{alias}", needs=Role.viewer)
     def rules(self, name: str, alias: str) -> AliasRules:
         """What an alias asks of a version."""
+        ...
+
+    # In process only: these touch the caller's own files, and run the model's own code.
+
+    def materialize(self, version: ModelVersion, into: Path) -> Path:
+        """Write all of a version's files into a new folder, for `loading.load_folder`. Verified, and whole
+        or not there at all; a folder that is there already is left as it is."""
+        ...
+
+    def load(self, ref: str) -> LoadedModel:
+        """The version that `ref` means, verified, checked by this reader's policy, its example replayed."""
         ...

@@ -9,15 +9,12 @@ answers = ff.model("delays@champion").load().predict(table)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
 
-from fourfold.core.models import AliasEvent, ModelVersion, Run, Scalar
+from fourfold.core.models import Scalar
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
     from fourfold.core.context import Ref
     from fourfold.mlplatform.models.handle import ModelHandle
     from fourfold.mlplatform.models.recorder import Recorder

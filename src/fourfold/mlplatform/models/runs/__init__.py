@@ -1,0 +1,1 @@
+"""Runs: what an experiment tried, logged and kept."""

@@ -1,0 +1,1 @@
+"""Finding runs: a small language, and what it means in SQL."""

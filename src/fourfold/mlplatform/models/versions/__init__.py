@@ -1,0 +1,1 @@
+"""Versions: what a name holds, and which of them an alias means."""
