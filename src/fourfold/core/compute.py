@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 
 from fourfold.core.ports.engine import Exit, Usage
@@ -224,4 +224,3 @@ class EnvironmentRecord:
     """Where it came from: `lock`, `requirements` or `captured`."""
     first_seen_at: Instant
     lock: str = ""
-    facts: Mapping[str, str] = field(default_factory=dict)

@@ -1,0 +1,345 @@
+"""The compute room's tables: units' measurements, jobs with their use and cost, environments."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+
+from fourfold.catalog.database import Catalog, metadata
+from fourfold.core import wire
+from fourfold.core.compute import (
+    Account,
+    Bound,
+    EnvironmentRecord,
+    Figure,
+    Held,
+    Job,
+    JobReport,
+    JobTotals,
+    Measurement,
+    Unit,
+)
+from fourfold.core.environment import Environment
+from fourfold.core.ports.engine import Exit, ExitKind, Usage
+from fourfold.core.times import Instant
+
+UNIT = sa.Table(
+    "compute_unit",
+    metadata,
+    sa.Column("fingerprint", sa.String(32), primary_key=True),
+    sa.Column("format", sa.Integer, nullable=False, default=1),
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("unit", sa.Text, nullable=False),  # the whole `Unit` as JSON
+    sa.Column("first_seen_at_us", sa.BigInteger, nullable=False),
+)
+
+MEASUREMENT = sa.Table(
+    "compute_measurement",
+    metadata,
+    sa.Column("id", sa.String(40), primary_key=True),
+    sa.Column("format", sa.Integer, nullable=False, default=1),
+    sa.Column("unit", sa.String(200), nullable=False),
+    sa.Column(
+        "fingerprint", sa.String(32), sa.ForeignKey("compute_unit.fingerprint"), nullable=False, index=True
+    ),
+    sa.Column("at_us", sa.BigInteger, nullable=False),
+    sa.Column("duration_s", sa.Float, nullable=False),
+    sa.Column("is_quick", sa.Boolean, nullable=False),
+    sa.Column("figures", sa.Text, nullable=False),  # JSON: read whole, never searched
+    sa.Column("versions", sa.Text, nullable=False),
+    sa.Column("other_cores_busy", sa.Float, nullable=False),
+    sa.Column("notes", sa.Text, nullable=False),
+)
+
+JOB = sa.Table(
+    "compute_job",
+    metadata,
+    sa.Column("key", sa.Text, primary_key=True),
+    sa.Column("format", sa.Integer, nullable=False, default=1),
+    sa.Column("kind", sa.String(20), nullable=False),
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("flow_run", sa.String(80), nullable=False, index=True),
+    sa.Column("unit", sa.String(200), nullable=False),
+    sa.Column("environment", sa.String(80), nullable=False),
+    sa.Column("user_name", sa.String(200), nullable=False),
+    sa.Column("started_at_us", sa.BigInteger, nullable=False),
+    sa.Column("ended_at_us", sa.BigInteger, nullable=False, index=True),
+    sa.Column("exit_kind", sa.String(20), nullable=False),
+    sa.Column("exit_reason", sa.Text, nullable=False),
+    sa.Column("exit_code", sa.Integer),
+    sa.Column("wall_s", sa.Float, nullable=False),
+    sa.Column("cpu_s", sa.Float),
+    sa.Column("memory_peak_bytes", sa.BigInteger),
+    sa.Column("memory_peak_is_exact", sa.Boolean, nullable=False),
+    sa.Column("read_bytes", sa.BigInteger),
+    sa.Column("written_bytes", sa.BigInteger),
+    sa.Column("flops", sa.Float),
+    sa.Column("held_cpu", sa.Float, nullable=False),
+    sa.Column("held_memory_bytes", sa.BigInteger, nullable=False),
+    sa.Column("held_gpu", sa.Float, nullable=False),
+    sa.Column("utilisation", sa.Float),
+    sa.Column("flops_utilisation", sa.Float),
+    sa.Column("memory_utilisation", sa.Float),
+    sa.Column("price_usd_per_hour", sa.Float, nullable=False),  # at that moment; never summed
+    sa.Column("unit_share", sa.Float, nullable=False),
+    sa.Column("cost_nanousd", sa.BigInteger, nullable=False),
+    sa.Column("bound", sa.String(20), nullable=False),
+    sa.Column("sentence", sa.Text, nullable=False),
+)
+
+ENVIRONMENT = sa.Table(
+    "compute_environment",
+    metadata,
+    sa.Column("identity", sa.String(80), primary_key=True),
+    sa.Column("format", sa.Integer, nullable=False, default=1),
+    sa.Column("python", sa.String(40), nullable=False),
+    sa.Column("platform", sa.String(80), nullable=False),
+    sa.Column("package_count", sa.Integer, nullable=False),
+    sa.Column("origin", sa.String(20), nullable=False),
+    sa.Column("lock", sa.Text, nullable=False),
+    sa.Column("first_seen_at_us", sa.BigInteger, nullable=False),
+)
+
+
+class ComputeTables:
+    """What the room reads and writes, over a catalog. `..._in` methods join a unit of work that is open."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        self._catalog = catalog
+
+    # Jobs.
+
+    def record_jobs_in(self, connection: sa.Connection, jobs: Sequence[Job]) -> None:
+        """Insert jobs in one statement; keys recorded before stay as they are."""
+        if jobs:
+            connection.execute(_insert_new(connection, JOB, "key"), [_job_row(job) for job in jobs])
+
+    def record_jobs(self, jobs: Sequence[Job]) -> None:
+        with self._catalog.write() as connection:
+            self.record_jobs_in(connection, jobs)
+
+    def jobs(self, flow_run: str | None, limit: int) -> tuple[Job, ...]:
+        """Newest first; of one flow run in the order of their start."""
+        query = sa.select(JOB).limit(limit)
+        if flow_run is None:
+            query = query.order_by(JOB.c.ended_at_us.desc(), JOB.c.key)
+        else:
+            query = query.where(JOB.c.flow_run == flow_run).order_by(JOB.c.started_at_us, JOB.c.key)
+        with self._catalog.read() as connection:
+            return tuple(_job(row) for row in connection.execute(query).mappings())
+
+    def job(self, key: str) -> Job | None:
+        with self._catalog.read() as connection:
+            row = connection.execute(sa.select(JOB).where(JOB.c.key == key)).mappings().one_or_none()
+        return None if row is None else _job(row)
+
+    def newest_keys(self, limit: int = 200) -> tuple[str, ...]:
+        with self._catalog.read() as connection:
+            query = sa.select(JOB.c.key).order_by(JOB.c.ended_at_us.desc()).limit(limit)
+            return tuple(connection.execute(query).scalars())
+
+    def totals(self, flow_run: str | None) -> JobTotals:
+        """Sums over all jobs, or those of one flow run; money is summed as integers."""
+        measured = JOB.c.cpu_s.is_not(None)
+        held_s = JOB.c.wall_s * JOB.c.held_cpu
+        query = sa.select(
+            sa.func.count(),
+            sa.func.coalesce(sa.func.sum(JOB.c.wall_s), 0.0),
+            sa.func.coalesce(sa.func.sum(JOB.c.cpu_s), 0.0),
+            sa.func.coalesce(sa.func.max(JOB.c.memory_peak_bytes), 0),
+            sa.func.coalesce(sa.func.sum(JOB.c.cost_nanousd), 0),
+            sa.func.coalesce(sa.func.sum(sa.case((measured, held_s), else_=0.0)), 0.0),
+        )
+        if flow_run is not None:
+            query = query.where(JOB.c.flow_run == flow_run)
+        with self._catalog.read() as connection:
+            count, wall_s, cpu_s, peak, cost, held = connection.execute(query).one()
+        return JobTotals(count, float(wall_s), float(cpu_s), peak, int(cost), cpu_s / held if held else None)
+
+    # Units and measurements.
+
+    def add_measurement(self, unit: Unit, measurement: Measurement) -> None:
+        with self._catalog.write() as connection:
+            connection.execute(
+                _insert_new(connection, UNIT, "fingerprint"),
+                {
+                    "fingerprint": unit.fingerprint,
+                    "format": 1,
+                    "name": unit.name,
+                    "unit": wire.encode(unit).decode(),
+                    "first_seen_at_us": measurement.at,
+                },
+            )
+            connection.execute(sa.insert(MEASUREMENT), _measurement_row(measurement))
+
+    def measurements(self, fingerprint: str, limit: int) -> tuple[Measurement, ...]:
+        """Those of this hardware, newest first."""
+        query = (
+            sa.select(MEASUREMENT)
+            .where(MEASUREMENT.c.fingerprint == fingerprint)
+            .order_by(MEASUREMENT.c.at_us.desc(), MEASUREMENT.c.id.desc())
+            .limit(limit)
+        )
+        with self._catalog.read() as connection:
+            return tuple(_measurement(row) for row in connection.execute(query).mappings())
+
+    # Environments.
+
+    def remember_environment(self, environment: Environment, *, lock: str, origin: str, at: Instant) -> None:
+        """Keep an environment's lock; one seen before stays as it is."""
+        with self._catalog.read() as connection:
+            known = sa.select(ENVIRONMENT.c.identity).where(ENVIRONMENT.c.identity == environment.identity)
+            if connection.execute(known).first() is not None:
+                return
+        row = {
+            "identity": environment.identity,
+            "format": 1,
+            "python": environment.python,
+            "platform": environment.platform,
+            "package_count": len(environment.packages),
+            "origin": origin,
+            "lock": lock,
+            "first_seen_at_us": at,
+        }
+        with self._catalog.write() as connection:
+            connection.execute(_insert_new(connection, ENVIRONMENT, "identity"), row)
+
+    def environments(self, limit: int) -> tuple[EnvironmentRecord, ...]:
+        """Newest first, without their locks."""
+        columns = [column for column in ENVIRONMENT.c if column.name != "lock"]
+        query = sa.select(*columns).order_by(ENVIRONMENT.c.first_seen_at_us.desc(), ENVIRONMENT.c.identity)
+        with self._catalog.read() as connection:
+            return tuple(_environment(row) for row in connection.execute(query.limit(limit)).mappings())
+
+    def environment(self, identity: str) -> EnvironmentRecord | None:
+        query = sa.select(ENVIRONMENT).where(ENVIRONMENT.c.identity == identity)
+        with self._catalog.read() as connection:
+            row = connection.execute(query).mappings().one_or_none()
+        return None if row is None else _environment(row)
+
+
+def _insert_new(connection: sa.Connection, table: sa.Table, key: str) -> Any:
+    """An insert that passes over keys which are there (both databases say it in the same words)."""
+    dialect = sqlite if connection.dialect.name == "sqlite" else postgresql
+    return dialect.insert(table).on_conflict_do_nothing(index_elements=[key])
+
+
+def _job_row(job: Job) -> dict[str, object]:
+    report, account = job.report, job.account
+    usage, held, exit_ = report.usage, report.held, report.exit
+    return {
+        "key": report.key,
+        "format": 1,
+        "kind": report.kind,
+        "name": report.name,
+        "flow_run": report.flow_run,
+        "unit": report.unit,
+        "environment": report.environment,
+        "user_name": report.user,
+        "started_at_us": report.started_at,
+        "ended_at_us": report.ended_at,
+        "exit_kind": exit_.kind.value,
+        "exit_reason": exit_.reason,
+        "exit_code": exit_.code,
+        "wall_s": usage.wall_s,
+        "cpu_s": usage.cpu_s,
+        "memory_peak_bytes": usage.memory_peak_bytes,
+        "memory_peak_is_exact": usage.memory_peak_is_exact,
+        "read_bytes": usage.read_bytes,
+        "written_bytes": usage.written_bytes,
+        "flops": usage.flops,
+        "held_cpu": held.cpu,
+        "held_memory_bytes": held.memory_bytes,
+        "held_gpu": held.gpu,
+        "utilisation": account.utilisation,
+        "flops_utilisation": account.flops_utilisation,
+        "memory_utilisation": account.memory_utilisation,
+        "price_usd_per_hour": account.price_usd_per_hour,
+        "unit_share": account.unit_share,
+        "cost_nanousd": account.cost_nanousd,
+        "bound": account.bound.value,
+        "sentence": account.sentence,
+    }
+
+
+def _job(row: Mapping[Any, Any]) -> Job:
+    usage = Usage(
+        row["wall_s"],
+        row["cpu_s"],
+        row["memory_peak_bytes"],
+        row["read_bytes"],
+        row["written_bytes"],
+        row["memory_peak_is_exact"],
+        row["flops"],
+    )
+    report = JobReport(
+        key=row["key"],
+        name=row["name"],
+        unit=row["unit"],
+        started_at=Instant(row["started_at_us"]),
+        ended_at=Instant(row["ended_at_us"]),
+        exit=Exit(ExitKind(row["exit_kind"]), row["exit_reason"], row["exit_code"]),
+        usage=usage,
+        held=Held(row["held_cpu"], row["held_memory_bytes"], row["held_gpu"]),
+        kind=row["kind"],
+        flow_run=row["flow_run"],
+        environment=row["environment"],
+        user=row["user_name"],
+    )
+    account = Account(
+        utilisation=row["utilisation"],
+        flops_utilisation=row["flops_utilisation"],
+        memory_utilisation=row["memory_utilisation"],
+        price_usd_per_hour=row["price_usd_per_hour"],
+        unit_share=row["unit_share"],
+        cost_nanousd=row["cost_nanousd"],
+        bound=Bound(row["bound"]),
+        sentence=row["sentence"],
+    )
+    return Job(report, account)
+
+
+def _measurement_row(measurement: Measurement) -> dict[str, object]:
+    return {
+        "id": measurement.id,
+        "format": 1,
+        "unit": measurement.unit,
+        "fingerprint": measurement.fingerprint,
+        "at_us": measurement.at,
+        "duration_s": measurement.duration_s,
+        "is_quick": measurement.is_quick,
+        "figures": wire.encode(measurement.figures).decode(),
+        "versions": wire.encode(measurement.versions).decode(),
+        "other_cores_busy": measurement.other_cores_busy,
+        "notes": wire.encode(measurement.notes).decode(),
+    }
+
+
+def _measurement(row: Mapping[Any, Any]) -> Measurement:
+    return Measurement(
+        id=row["id"],
+        unit=row["unit"],
+        fingerprint=row["fingerprint"],
+        at=Instant(row["at_us"]),
+        duration_s=row["duration_s"],
+        is_quick=row["is_quick"],
+        figures=wire.decode(row["figures"], tuple[Figure, ...], what="stored figures"),
+        versions=wire.decode(row["versions"], dict[str, str], what="stored versions"),
+        other_cores_busy=row["other_cores_busy"],
+        notes=wire.decode(row["notes"], tuple[str, ...], what="stored notes"),
+    )
+
+
+def _environment(row: Mapping[Any, Any]) -> EnvironmentRecord:
+    return EnvironmentRecord(
+        identity=row["identity"],
+        python=row["python"],
+        platform=row["platform"],
+        package_count=row["package_count"],
+        origin=row["origin"],
+        first_seen_at=Instant(row["first_seen_at_us"]),
+        lock=row.get("lock", ""),
+    )
