@@ -1,0 +1,177 @@
+"""Compute as a service: fulfils `core.services.compute.Compute` over the catalog and this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import sqlalchemy as sa
+
+from fourfold.catalog.database import Catalog
+from fourfold.core.compute import (
+    Account,
+    EnvironmentRecord,
+    Figure,
+    Job,
+    JobReport,
+    JobTotals,
+    Measurement,
+    Unit,
+    UnitInfo,
+)
+from fourfold.core.decide.account import account
+from fourfold.core.environment import Environment
+from fourfold.core.errors import NotFound, did_you_mean
+from fourfold.core.ports.clock import Clock
+from fourfold.foundation.compute.environments import Environments
+from fourfold.foundation.compute.tables import ComputeTables
+from fourfold.foundation.compute.units import find_unit
+
+MOST_LISTED = 10_000
+
+
+class Compute:
+    """The compute room of one project."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        clock: Clock,
+        *,
+        home: Path,
+        environments: Environments,
+        prices_usd_per_hour: Mapping[str, float] | None = None,
+        find: Callable[[str], Unit] = find_unit,
+    ) -> None:
+        """`prices_usd_per_hour` names the units and what a whole one costs now; `local` is always there."""
+        self._tables = ComputeTables(catalog)
+        self._clock = clock
+        self._home = home
+        self._environments = environments
+        self._prices = {"local": 0.0, **(prices_usd_per_hour or {})}
+        self._find = find
+        self._found: dict[str, Unit] = {}
+        self._newest: dict[str, Measurement | None] = {}
+        self._remembered = ""
+
+    def __repr__(self) -> str:
+        return f"<Compute: units {', '.join(sorted(self._prices))}>"
+
+    # Units.
+
+    def unit(self, name: str = "local") -> Unit:
+        """A unit as found, once per process."""
+        if name not in self._prices:
+            raise NotFound(
+                f"unit '{name}' does not exist", ways_on=did_you_mean(name, self._prices, what="units")
+            )
+        if name not in self._found:
+            self._found[name] = self._find(name)
+        return self._found[name]
+
+    def units(self) -> tuple[UnitInfo, ...]:
+        return tuple(
+            UnitInfo(self.unit(name), self._prices[name], self._measurement(self.unit(name)))
+            for name in sorted(self._prices)
+        )
+
+    def bench(
+        self, unit: str = "local", *, quick: bool = False, progress: Callable[[Figure], None] | None = None
+    ) -> Measurement:
+        """Measure a unit and keep what came out; `progress` (in process only) hears each figure."""
+        from fourfold.foundation.compute.bench import measure_unit
+
+        found = self.unit(unit)
+        measurement = measure_unit(
+            found, folder=self._home / "bench", clock=self._clock, quick=quick, progress=progress
+        )
+        self._tables.add_measurement(found, measurement)
+        self._newest[found.fingerprint] = measurement
+        return measurement
+
+    def measurements(self, unit: str = "local", *, limit: int = 20) -> tuple[Measurement, ...]:
+        return self._tables.measurements(self.unit(unit).fingerprint, _bounded(limit))
+
+    # Jobs.
+
+    def record(self, reports: Sequence[JobReport]) -> tuple[Job, ...]:
+        jobs = self.accounted(reports)
+        if jobs:
+            self._tables.record_jobs(jobs)
+        return jobs
+
+    def record_in(self, connection: sa.Connection, reports: Sequence[JobReport]) -> tuple[Job, ...]:
+        """Record within a unit of work that is open: the jobs are kept if and when it commits."""
+        jobs = self.accounted(reports)
+        self._tables.record_jobs_in(connection, jobs)
+        return jobs
+
+    def accounted(self, reports: Sequence[JobReport]) -> tuple[Job, ...]:
+        """Jobs with their accounts at the present prices; nothing is recorded."""
+        return tuple(Job(report, self._account(report)) for report in reports)
+
+    def jobs(self, flow_run: str | None = None, *, limit: int = 100) -> tuple[Job, ...]:
+        return self._tables.jobs(flow_run, _bounded(limit))
+
+    def job(self, key: str) -> Job:
+        found = self._tables.job(key)
+        if found is None:
+            known = self._tables.newest_keys()
+            raise NotFound(
+                f"no job '{key}' was recorded", ways_on=did_you_mean(key, known, what="newest jobs")
+            )
+        return found
+
+    def totals(self, flow_run: str | None = None) -> JobTotals:
+        return self._tables.totals(flow_run)
+
+    # Environments.
+
+    def present_environment(self) -> Environment:
+        locked = self._environments.present()
+        if locked.environment.identity != self._remembered:
+            self.remember_environment(locked.environment, lock=locked.lock, origin=locked.origin)
+            self._remembered = locked.environment.identity
+        return locked.environment
+
+    def remember_environment(self, environment: Environment, *, lock: str, origin: str) -> None:
+        """Keep an environment's lock under its identity, so that it can be built again."""
+        self._tables.remember_environment(environment, lock=lock, origin=origin, at=self._clock.now())
+
+    def environments(self, *, limit: int = 100) -> tuple[EnvironmentRecord, ...]:
+        return self._tables.environments(_bounded(limit))
+
+    def environment(self, identity: str) -> EnvironmentRecord:
+        found = self._tables.environment(identity)
+        if found is None:
+            known = [record.identity for record in self._tables.environments(20)]
+            raise NotFound(
+                f"environment '{identity}' is not known here",
+                ways_on=did_you_mean(identity, known, what="environments"),
+            )
+        return found
+
+    # How.
+
+    def _account(self, report: JobReport) -> Account:
+        # A job may report a unit of a pool that the settings no longer name: it is still recorded.
+        name = report.unit if report.unit in self._prices else "local"
+        unit = self.unit(name)
+        return account(
+            report.usage,
+            held=report.held,
+            unit=unit,
+            price_usd_per_hour=self._prices[name],
+            measurement=None if report.usage.flops is None else self._measurement(unit),
+        )
+
+    def _measurement(self, unit: Unit) -> Measurement | None:
+        """The newest measurement of this hardware; asked of the database once per process."""
+        fingerprint = unit.fingerprint
+        if self._newest.get(fingerprint) is None:
+            self._newest[fingerprint] = next(iter(self._tables.measurements(fingerprint, 1)), None)
+        return self._newest[fingerprint]
+
+
+def _bounded(limit: int) -> int:
+    return max(0, min(limit, MOST_LISTED))
