@@ -107,8 +107,8 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def storage(sqlite_catalog: Catalog, home: Path, clock: MovableClock) -> Storage:
     """Real storage: catalog in SQLite, local blobs, Delta tables, all under the test's own folder."""
-    from fourfold.adapters.delta_tables import DeltaTables
+    from fourfold.adapters.delta import DeltaTables
     from fourfold.adapters.local_blobs import LocalBlobs
     from fourfold.foundation.storage.service import Storage
 
-    return Storage(sqlite_catalog, LocalBlobs(home / "blobs"), DeltaTables(home / "tables", clock), clock)
+    return Storage(sqlite_catalog, LocalBlobs(home / "blobs"), DeltaTables(home / "tables"), clock)

@@ -31,9 +31,14 @@ def test_a_write_commits_when_its_block_ends_well_and_not_when_it_raises(
 ) -> None:
     with catalog.write(durable=durable) as connection:
         note(connection, "kept")
-    with pytest.raises(ZeroDivisionError), catalog.write(durable=durable) as connection:
-        note(connection, "gone")
-        raise ZeroDivisionError
+
+    def fail() -> None:
+        with catalog.write(durable=durable) as connection:
+            note(connection, "gone")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
     assert keys(catalog) == ["kept"]
 
 
@@ -69,11 +74,16 @@ def test_threads_that_write_at_once_lose_nothing(catalog: Catalog) -> None:
 def test_a_full_disk_is_out_of_space_and_rolls_back(sqlite_catalog: Catalog) -> None:
     with sqlite_catalog.write() as connection:
         note(connection, "before")
-    with pytest.raises(OutOfSpace, match="rolled back"), sqlite_catalog.write() as connection:
-        pages = connection.exec_driver_sql("PRAGMA page_count").scalar()
-        connection.exec_driver_sql(f"PRAGMA max_page_count={pages}")
-        for index in range(100):
-            note(connection, f"big-{index}", "x" * 10_000)
+
+    def fill() -> None:
+        with sqlite_catalog.write() as connection:
+            pages = connection.exec_driver_sql("PRAGMA page_count").scalar()
+            connection.exec_driver_sql(f"PRAGMA max_page_count={pages}")
+            for index in range(100):
+                note(connection, f"big-{index}", "x" * 10_000)
+
+    with pytest.raises(OutOfSpace, match="rolled back"):
+        fill()
     assert keys(sqlite_catalog) == ["before"]
 
 

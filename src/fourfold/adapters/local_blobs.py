@@ -48,14 +48,15 @@ class LocalBlobs:
         return f"<LocalBlobs {self._folder}>"
 
     def put(self, data: bytes | Iterable[bytes]) -> Digest:
-        if isinstance(data, (bytes, bytearray, memoryview)):
-            digest = _digest_of(data)
-            if self._stored_size(digest) == len(data):
-                return digest
-            data = (data,)
+        if not isinstance(data, bytes):
+            return self._store(data)
+        digest = _digest_of(data)
+        return digest if self._stored_size(digest) == len(data) else self._store((data,))
+
+    def _store(self, pieces: Iterable[bytes]) -> Digest:
         hasher = blake3.blake3()
         with self._temporary() as (path, file):
-            for piece in data:
+            for piece in pieces:
                 hasher.update(piece)
                 file.write(piece)
             file.flush()
@@ -75,7 +76,7 @@ class LocalBlobs:
         except FileNotFoundError:
             raise _unknown(digest) from None
         if _digest_of(data) != digest:
-            raise self._corrupted(digest)
+            raise self.quarantine(digest)
         return data
 
     def open(self, digest: Digest) -> BinaryIO:
@@ -170,7 +171,7 @@ class LocalBlobs:
             while file.read(READ_BYTES):
                 pass
 
-    def _corrupted(self, digest: Digest) -> Corrupted:
+    def quarantine(self, digest: Digest) -> Corrupted:
         """Put the bad file where no read finds it, and say so."""
         path = self._path(digest)
         self._quarantine.mkdir(exist_ok=True)
@@ -212,7 +213,7 @@ class _Verified(io.RawIOBase):
         if count:
             self._hasher.update(buffer[:count])
         elif f"blake3:{self._hasher.hexdigest()}" != self._digest:
-            raise self._store._corrupted(self._digest)
+            raise self._store.quarantine(self._digest)
         return count
 
     def close(self) -> None:

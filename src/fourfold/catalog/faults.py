@@ -9,22 +9,9 @@ import sqlalchemy as sa
 from fourfold.core.errors import Conflict, Corrupted, FourfoldError, OutOfSpace, Refused, Unavailable
 
 NETWORK_FILE_SYSTEMS = frozenset(
-    {
-        "nfs",
-        "nfs4",
-        "cifs",
-        "smb",
-        "smb2",
-        "smb3",
-        "smbfs",
-        "afs",
-        "9p",
-        "ceph",
-        "glusterfs",
-        "lustre",
-        "beegfs",
-    }
+    ["nfs", "nfs4", "cifs", "smb", "smb2", "smb3", "smbfs", "afs", "9p", "ceph", "glusterfs", "lustre", "beegfs"]
 )
+OVER_FUSE = ("fuse.sshfs", "fuse.rclone", "fuse.s3fs", "fuse.gcsfuse", "fuse.glusterfs", "fuse.ceph")
 
 
 def translate(context: sa.engine.ExceptionContext) -> None:
@@ -107,9 +94,7 @@ def refuse_network_mount(path: Path, mounts: str | None = None) -> None:
         mount = Path(fields[1].replace("\\040", " "))
         if folder.is_relative_to(mount) and len(mount.parts) >= deepest:
             kind, deepest = fields[2], len(mount.parts)
-    if kind in NETWORK_FILE_SYSTEMS or kind.startswith(
-        ("fuse.sshfs", "fuse.rclone", "fuse.s3fs", "fuse.gcsfuse")
-    ):
+    if kind in NETWORK_FILE_SYSTEMS or kind.startswith(OVER_FUSE):
         raise Refused(
             f"the catalog at {path} lies on a network file system ({kind})",
             ways_on=[

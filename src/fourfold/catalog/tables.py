@@ -114,19 +114,21 @@ audit = sa.Table(
     sqlite_autoincrement=True,  # a sequence number is never given twice
 )
 
+_NEVER = "the audit is only ever added to"
 AUDIT_GUARDS = {
     "sqlite": tuple(
         f"CREATE TRIGGER catalog_audit_no_{verb.lower()} BEFORE {verb} ON catalog_audit "
-        "BEGIN SELECT RAISE(ABORT, 'the audit is only ever added to'); END"
+        f"BEGIN SELECT RAISE(ABORT, '{_NEVER}'); END"
         for verb in ("UPDATE", "DELETE")
     ),
     "postgresql": (
-        "CREATE OR REPLACE FUNCTION catalog_audit_guard() RETURNS trigger LANGUAGE plpgsql AS "
-        "$$ BEGIN RAISE EXCEPTION 'the audit is only ever added to'; END $$",
-        "CREATE TRIGGER catalog_audit_no_change BEFORE UPDATE OR DELETE OR TRUNCATE ON catalog_audit "
-        "EXECUTE FUNCTION catalog_audit_guard()",
+        f"""CREATE OR REPLACE FUNCTION catalog_audit_guard() RETURNS trigger LANGUAGE plpgsql AS
+        $$ BEGIN RAISE EXCEPTION '{_NEVER}'; END $$""",
+        """CREATE TRIGGER catalog_audit_no_change BEFORE UPDATE OR DELETE OR TRUNCATE ON catalog_audit
+        EXECUTE FUNCTION catalog_audit_guard()""",
     ),
 }
 for _dialect, _statements in AUDIT_GUARDS.items():
     for _statement in _statements:
-        sa.event.listen(audit, "after_create", sa.DDL(_statement).execute_if(dialect=_dialect))
+        _guard = sa.DDL(_statement).execute_if(dialect=_dialect)  # type: ignore[no-untyped-call]
+        sa.event.listen(audit, "after_create", _guard)

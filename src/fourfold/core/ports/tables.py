@@ -43,15 +43,20 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """What a write leaves in the log beside its data.
+    """What a write leaves in the log beside its data: when, by whom, in which step.
 
     `key` makes the write repeatable: a store that has seen it for this table changes nothing and answers
     with the first commit, also when attempts race.
     """
 
     key: str = ""
+    at: Instant = Instant(0)
+    """Zero asks the store for its own time."""
     by: str = ""
     step: str = ""
+
+
+UNMARKED = Mark()
 
 
 class TableStore(Protocol):
@@ -59,17 +64,16 @@ class TableStore(Protocol):
 
     Names passed `core.storage.table_name`. Versions count from 0 without gaps. A write that returned
     survives `kill -9` and, on a local disk, a power cut; one that raised or died left nothing to see.
-    Writers at once are put in some order; appends never fail for that. Columns keep their Arrow types,
-    with these equal: large strings and binaries are read as plain ones, dictionaries as their values,
-    timestamps in microseconds, those with a zone in UTC.
+    Writers at once are put in some order, as if one had waited for the other. Columns keep their Arrow
+    types, as `core.decide.schemas` says: timestamps in microseconds, those with a zone in UTC.
 
     Errors: `Refused` when the schema differs (it names the columns), a column is unknown, or partitions
     are given that the table does not have; `NotFound` for an unknown table or version; `Conflict` when
-    two overwrites changed the same rows; `OutOfSpace`; `Corrupted` when stored bytes cannot be read.
+    others kept changing the table; `OutOfSpace`; `Corrupted` when stored bytes cannot be read.
     """
 
     def append(
-        self, name: str, data: pa.Table, *, partition_by: tuple[str, ...] = (), mark: Mark = Mark()
+        self, name: str, data: pa.Table, *, partition_by: tuple[str, ...] = (), mark: Mark = UNMARKED
     ) -> Commit:
         """Add rows, creating the table if there is none. A table may hold no rows."""
         ...
@@ -81,13 +85,13 @@ class TableStore(Protocol):
         *,
         where: Mapping[str, Scalar] | None = None,
         partition_by: tuple[str, ...] = (),
-        mark: Mark = Mark(),
+        mark: Mark = UNMARKED,
     ) -> Commit:
         """Replace all rows (columns may change), or those where partition columns have these values."""
         ...
 
-    def snapshot(self, name: str, *, version: int | None = None, at: Instant | None = None) -> Snapshot:
-        """The newest version, or the one numbered, or the newest not after an instant."""
+    def snapshot(self, name: str, *, version: int | None = None) -> Snapshot:
+        """The newest version, or the one numbered."""
         ...
 
     def scan(
