@@ -106,6 +106,8 @@ class Deployment:
     """Why it is in this phase, in words."""
     created_at: Instant
     changed_at: Instant
+    features: str = ""
+    """The feature service that it reads, `name@version`; empty where requests carry all columns."""
     by: str = ""
     crash_count: int = 0
 

@@ -9,8 +9,9 @@ How long a batch of n rows takes is estimated as `a·n + b`, fitted to the last 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Protocol
 
 SAMPLES_MAX = 50
 """How many past batches the estimate remembers."""
@@ -47,9 +48,18 @@ class Estimate:
         return Estimate(samples, slope, mean_s - slope * mean_rows)
 
 
-@dataclass(frozen=True, slots=True)
-class Waiting:
+class Waiting(Protocol):
     """A request in the queue. Times are seconds on the gateway's own monotonic clock."""
+
+    @property
+    def rows(self) -> int: ...
+    @property
+    def deadline_s(self) -> float: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """The plainest `Waiting`."""
 
     rows: int
     deadline_s: float
@@ -57,7 +67,7 @@ class Waiting:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What to do with the head of the queue, by position. Positions in neither list keep waiting."""
+    """What to do with the head of the queue, by position. Together a prefix of the queue."""
 
     take: tuple[int, ...]
     shed: tuple[int, ...]
@@ -68,14 +78,14 @@ class Batch:
         return len(self.take) + len(self.shed)
 
 
-def next_batch(waiting: Sequence[Waiting], estimate: Estimate, now_s: float, *, rows_max: int) -> Batch:
+def next_batch(waiting: Iterable[Waiting], estimate: Estimate, now_s: float, *, rows_max: int) -> Batch:
     """The next batch: requests in order of arrival, whole, at most `rows_max` rows together.
 
     A request with more rows than that goes alone. One that could not be answered by its deadline even as
     a batch of its own is shed. One that would push a batch beyond the deadline of somebody in it ends
     the batch; it is the first of the next.
 
-    >>> queue = [Waiting(1, 5.0), Waiting(1, 0.5), Waiting(3, 5.0)]
+    >>> queue = [Request(1, 5.0), Request(1, 0.5), Request(3, 5.0)]
     >>> next_batch(queue, Estimate(row_s=0.1, base_s=1.0), 0.0, rows_max=3)
     Batch(take=(0,), shed=(1,))
     """

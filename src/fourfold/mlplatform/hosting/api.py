@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from datetime import datetime
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 from fourfold.core.context import services
 from fourfold.core.errors import Refused, did_you_mean
@@ -25,6 +25,9 @@ from fourfold.core.hosting import (
 )
 from fourfold.core.services.hosting import Hosting
 from fourfold.core.times import Instant, instant, iso
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 def deploy(model: object, name: str = "", *, wait_s: float = 120.0, **settings: Any) -> EndpointHandle:
@@ -147,6 +150,23 @@ class EndpointHandle:
         """The shadow beside the live version; with metrics when `label` names feedback."""
         return _hosting().compare(self.name, output=output, label=label)
 
+    def served(self) -> pa.Table:
+        """What was predicted live, as logged: what went in, what came out, `at` and `watermark`.
+
+        This is what `features.audit(service, endpoint.served())` takes.
+        """
+        from fourfold.mlplatform.hosting.comparing import served
+
+        self.flush()
+        return served(services().storage, self.name)
+
+    def labelled(self, name: str) -> pa.Table:
+        """The log with a column `feedback`: what feedback said of `name`, null where none came."""
+        from fourfold.mlplatform.hosting.comparing import with_feedback
+
+        self.flush()
+        return with_feedback(services().storage, self.name, name)
+
     def flush(self) -> int:
         """Write what the prediction log still holds to its table."""
         return _hosting().flush(self.name)
@@ -200,4 +220,4 @@ def _plain_value(value: Any) -> Scalar:
         return iso(instant(value))
     if hasattr(value, "item"):
         value = value.item()
-    return number_out(value) if isinstance(value, float) else value  # type: ignore[no-any-return]
+    return number_out(value) if isinstance(value, float) else value
