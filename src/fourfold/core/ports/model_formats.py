@@ -19,8 +19,6 @@ class SavedModel:
     hyper_parameters: Mapping[str, Scalar]
     libraries: tuple[str, ...]
     """Top-level modules that loading needs (`sklearn`, `numpy`)."""
-    source: str = ""
-    """A module of the project that loading needs: the class's own, where the format keeps no code."""
 
 
 class ModelFormat(Protocol):
@@ -38,8 +36,12 @@ class ModelFormat(Protocol):
         """Whether `save` can keep this model; it imports no library that the model does not use."""
         ...
 
-    def save(self, model: object) -> SavedModel:
-        """The model's files. What cannot be kept faithfully is `Refused`, naming the part."""
+    def save(self, model: object, *, named: Callable[[type], str]) -> SavedModel:
+        """The model's files. What cannot be kept faithfully is `Refused`, naming the part.
+
+        `named(kind)` gives `module:Qualname` of a class of the project and keeps its source with the
+        version; `load` finds the class again by `imported(...)`.
+        """
         ...
 
     def load(
