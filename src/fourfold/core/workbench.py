@@ -6,11 +6,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from fourfold.core.errors import FourfoldError
 from fourfold.core.ports.engine import Usage
 from fourfold.core.times import Instant
 
-Parameter = bool | int | float | str | None
-"""What a notebook takes: plain values, and lists and mappings of them as JSON text."""
+
+class NotebookFailed(FourfoldError):
+    """A cell of a notebook failed; the executed notebook is kept (`facts["notebook_run"]`)."""
+
+    code = "notebook_failed"
+    status = 422
 
 
 class NotebookState(StrEnum):

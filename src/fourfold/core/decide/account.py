@@ -95,9 +95,7 @@ def totals(jobs: Iterable[Job]) -> JobTotals:
     return JobTotals(count, wall_s, cpu_s, peak, cost, cpu_s / held_s if held_s else None)
 
 
-def _flops_utilisation(
-    usage: Usage, held: Held, unit: Unit, measurement: Measurement | None
-) -> float | None:
+def _flops_utilisation(usage: Usage, held: Held, unit: Unit, measurement: Measurement | None) -> float | None:
     if usage.flops is None or measurement is None or usage.wall_s <= 0 or held.cpu <= 0:
         return None
     # FP32 is the faster of the two: against it, nobody is flattered.
@@ -115,6 +113,8 @@ def _memory_utilisation(usage: Usage, held: Held) -> float | None:
 
 def _bound(usage: Usage, held: Held, utilisation: float | None) -> tuple[Bound, str]:
     cores = f"{held.cpu:g} {'core' if held.cpu == 1 else 'cores'}"
+    if held.cpu <= 0:
+        return Bound.unknown, "It ran within another job, which held its cores."
     if utilisation is None:
         return Bound.unknown, "What bounds it is unknown: its CPU time was not measured."
     if usage.wall_s < TOO_SHORT_S:

@@ -65,3 +65,11 @@ class Compute(Protocol):
     def present_environment(self) -> Environment:
         """The project's environment (its lock's, else what is installed), remembered in the catalog."""
         ...
+
+    def remember_environment(self, environment: Environment, *, lock: str, origin: str) -> None:
+        """Keep an environment's lock under its identity, so that it can be built again."""
+        ...
+
+    def python_for(self, identity: str) -> str:
+        """An interpreter that has this environment: the running one if it does, else one built for it."""
+        ...

@@ -26,7 +26,7 @@ class Workbench(Protocol):
 
         `path` is relative to the project's folder and stays inside it. A parameter that the notebook
         does not have, or of another type than its default, is refused before anything starts. When a
-        cell fails, the executed notebook is kept all the same, and `Refused` names the cell.
+        cell fails, the executed notebook is kept all the same, and `NotebookFailed` names the cell.
         """
         ...
 

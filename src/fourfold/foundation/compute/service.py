@@ -20,10 +20,11 @@ from fourfold.core.compute import (
     UnitInfo,
 )
 from fourfold.core.decide.account import account
-from fourfold.core.environment import Environment
+from fourfold.core.environment import Environment, identify
 from fourfold.core.errors import NotFound, did_you_mean
 from fourfold.core.ports.clock import Clock
 from fourfold.foundation.compute.environments import Environments
+from fourfold.foundation.compute.locks import parse_lock
 from fourfold.foundation.compute.tables import ComputeTables
 from fourfold.foundation.compute.units import find_unit
 
@@ -150,6 +151,16 @@ class Compute:
                 ways_on=did_you_mean(identity, known, what="environments"),
             )
         return found
+
+    def python_for(self, identity: str) -> str:
+        locked = self._environments.present()
+        if identity == locked.environment.identity:
+            environment = locked.environment
+        else:
+            record = self.environment(identity)
+            packages = parse_lock(record.lock, what=f"the lock of {identity}")
+            environment = identify(python=record.python, platform=record.platform, packages=packages)
+        return str(self._environments.python_for(environment))
 
     # How.
 
