@@ -1,0 +1,286 @@
+"""`fourfold flow`: run, follow, cancel, resume and schedule flows."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from fourfold.cli.flow_steps import show_graph
+from fourfold.cli.main import INTERRUPTED, Verbs
+from fourfold.cli.opened import home, parameter_option, parameters, services
+from fourfold.cli.output import Column, note, output_option, show, show_one, took, when
+
+if TYPE_CHECKING:
+    from fourfold.core.flows import FlowRun
+    from fourfold.core.services.flows import Flows
+
+
+@click.group(cls=Verbs, name="flow")
+def command() -> None:
+    """Run, follow, cancel, resume and schedule flows."""
+
+
+@command.command("run")
+@click.argument("file", metavar="FILE[:NAME]")
+@parameter_option
+@click.option("--key", default="", help="Names the run: the same key again goes on with the same run.")
+@click.option("--detach", is_flag=True, help="Start it, print its identifier, and return.")
+@click.option("-q", "--quiet", is_flag=True, help="Print the result only.")
+@output_option
+def run_flow(
+    file: str, params: tuple[str, ...], key: str, detach: bool, quiet: bool, output: str
+) -> int | None:
+    """Run the flow in FILE (NAME, when there are several) and print its result.
+
+    Ctrl-C detaches: the run is not stopped by it.
+    """
+    from fourfold.cli.flow_file import load
+    from fourfold.resources.flows import calls
+    from fourfold.resources.flows.params import from_text
+
+    flow = load(file)
+    with services() as opened:
+        run = calls.submit(flow, from_text(flow, parameters(params)), key=key)
+        if not quiet:
+            note(f"{flow.name}: {run.id}")
+        if detach:
+            click.echo(run.id)
+            _warn_if_nothing_moves_it(opened.flows)
+            return None
+        try:
+            result = calls.await_run(flow, run, show=not quiet)
+        except KeyboardInterrupt:
+            note(_detached(run.id))
+            return INTERRUPTED
+        if not quiet:
+            note(calls.run_text(opened.flows.get(run.id)))
+    _print_result(result, output)
+    return None
+
+
+@command.command("ls")
+@click.option("--flow", default="", help="Of this flow only.")
+@click.option("--state", default="", help="In this state only: queued, running, succeeded, failed, ...")
+@click.option("--limit", default=20, show_default=True)
+@output_option
+def ls(flow: str, state: str, limit: int, output: str) -> None:
+    """Flow runs, newest first."""
+    with services() as opened:
+        runs = opened.flows.list(flow, state=state, limit=limit)
+        show(
+            runs,
+            [
+                Column("RUN", lambda r: r.id),
+                Column("FLOW", lambda r: r.flow),
+                Column("STATE", lambda r: r.state.value),
+                Column("CREATED", lambda r: when(r.created_at)),
+                Column("TOOK", lambda r: took(r.started_at, r.ended_at), is_number=True),
+                Column("CALLS", lambda r: r.call_count, is_number=True),
+                Column("WHY", lambda r: r.reason),
+            ],
+            output,
+            nothing="no flow runs yet; start one: fourfold flow run FILE",
+        )
+
+
+@command.command("show")
+@click.argument("run_id", metavar="RUN")
+@output_option
+def show_run(run_id: str, output: str) -> None:
+    """A run with its steps: state, attempts, times, what they used and cost."""
+    with services() as opened:
+        graph = opened.flows.graph(run_id)
+        if output != "table":
+            show_one(graph, (), output)
+            return
+        jobs = opened.compute.jobs(graph.run.id, limit=100_000)
+    show_graph(graph, jobs)
+
+
+@command.command("logs")
+@click.argument("run_id", metavar="RUN")
+@click.argument("call", default="")
+@click.option("--attempt", default=0, help="Which attempt [default: the latest].")
+@click.option("-f", "--follow", is_flag=True, help="Go on while it runs.")
+def logs(run_id: str, call: str, attempt: int, follow: bool) -> None:
+    """The output of CALL (a step's call such as train#2), or of the flow's body."""
+    with services() as opened:
+        offset = 0
+        while True:
+            piece = opened.flows.logs(run_id, call=call, attempt=attempt, offset=offset)
+            click.echo(piece.text, nl=False)
+            is_idle, offset = piece.next_offset == offset, piece.next_offset
+            if piece.is_end or (is_idle and not follow):
+                break
+            if is_idle and not opened.flows.wait(run_id, timeout_s=1.0).state.is_open:
+                follow = False  # the run is over: read once more what came last
+
+
+@command.command("cancel")
+@click.argument("run_id", metavar="RUN")
+@click.option("--why", default="", help="Kept with the run.")
+def cancel(run_id: str, why: str) -> None:
+    """End a run: nothing more of it starts, and its processes are stopped."""
+    with services() as opened:
+        run = opened.flows.cancel(run_id, why=why)
+        note(f"{run.id} {run.state}")
+
+
+@command.command("resume")
+@click.argument("run_id", metavar="RUN")
+@click.option("--detach", is_flag=True, help="Do not wait for its end.")
+@click.option("-q", "--quiet", is_flag=True)
+def resume(run_id: str, detach: bool, quiet: bool) -> int | None:
+    """Go on with a failed or cancelled run: finished steps stay, what failed runs again."""
+    with services() as opened:
+        run = opened.flows.resume(run_id)
+        if detach:
+            click.echo(run.id)
+            _warn_if_nothing_moves_it(opened.flows)
+            return None
+        try:
+            run = _follow(opened.flows, run.id, quiet=quiet)
+        except KeyboardInterrupt:
+            note(_detached(run.id))
+            return INTERRUPTED
+        return _ended(run)
+
+
+@command.command("watch")
+@click.argument("run_id", metavar="RUN")
+def watch(run_id: str) -> int | None:
+    """Follow a run until its end. Ctrl-C stops watching, not the run."""
+    with services() as opened:
+        try:
+            run = _follow(opened.flows, run_id, quiet=False)
+        except KeyboardInterrupt:
+            note(_detached(run_id))
+            return INTERRUPTED
+        return _ended(run)
+
+
+@command.command("deploy")
+@click.argument("file", metavar="FILE[:NAME]")
+def deploy(file: str) -> None:
+    """Keep the flow's code under its name, with its schedule; the schedule stays with this code."""
+    from fourfold.cli.flow_file import load
+    from fourfold.resources.flows import calls
+
+    flow = load(file)
+    with services():
+        made = calls.deploy(flow)
+    fires = f", fires at {made.cron!r} {made.tz}" if made.cron else ""
+    note(f"flow '{made.flow}' is deployed{fires} (code {made.code.digest[:12]})")
+
+
+@command.command("start")
+@click.argument("flow")
+@click.option("--key", default="", help="Names the run: the same key again goes on with the same run.")
+@parameter_option
+def start(flow: str, key: str, params: tuple[str, ...]) -> None:
+    """Run a deployed flow now."""
+    from fourfold.cli.opened import plain_parameters
+
+    with services() as opened:
+        run = opened.flows.start(flow, params=plain_parameters(params), key=key)
+        click.echo(run.id)
+        _warn_if_nothing_moves_it(opened.flows)
+
+
+@command.command("schedules")
+@output_option
+def schedules(output: str) -> None:
+    """All schedules: when each fires next, and whether anything is there to fire it."""
+    with services() as opened:
+        found = opened.flows.schedules()
+        show(
+            found,
+            [
+                Column("FLOW", lambda s: s.flow),
+                Column("CRON", lambda s: s.cron),
+                Column("ZONE", lambda s: s.tz),
+                Column("MISSED", lambda s: s.catchup),
+                Column("LAST", lambda s: when(s.last_tick)),
+                Column("NEXT", lambda s: when(s.next_at)),
+                Column("STATE", _schedule_state),
+            ],
+            output,
+            nothing="no schedules; deploy a flow that has one: fourfold flow deploy FILE",
+        )
+        if found and output == "table" and not any(s.is_firing for s in found):
+            note("schedules fire only while this runs: fourfold up")
+
+
+@command.command("pause")
+@click.argument("flow")
+@click.option("--off", is_flag=True, help="Let it fire again.")
+def pause(flow: str, off: bool) -> None:
+    """Stop a deployed flow's schedule from firing."""
+    with services() as opened:
+        made = opened.flows.pause_schedule(flow, is_paused=not off)
+        note(f"schedule of '{made.flow}' is {'paused' if made.is_paused else 'firing'}")
+
+
+def _schedule_state(schedule: Any) -> str:
+    if schedule.is_paused:
+        return "paused"
+    return "firing" if schedule.is_firing else "waits for: fourfold up"
+
+
+def _follow(flows: Flows, run_id: str, *, quiet: bool) -> FlowRun:
+    """Print what happens to a run until it ends."""
+    from fourfold.resources.flows.calls import print_event
+
+    after = 0
+    while True:
+        for event in flows.events(run_id, after=after):
+            after = max(after, event.seq)
+            if not quiet:
+                print_event(event)
+        run = flows.wait(run_id, timeout_s=0.5)
+        if not run.state.is_open:
+            return run
+
+
+def _ended(run: FlowRun) -> int | None:
+    from fourfold.resources.flows.calls import run_text
+
+    note(run_text(run))
+    return None if run.state.value == "succeeded" else 1
+
+
+def _print_result(result: Any, output: str) -> None:
+    if result is None:
+        return
+    if output == "table":
+        click.echo(str(result))
+        return
+    from fourfold.core import wire
+
+    try:
+        click.echo(wire.encode(result))
+    except TypeError:
+        click.echo(wire.encode(repr(result)))
+
+
+def _detached(run_id: str) -> str:
+    from fourfold.server.record import read_record
+
+    lines = [f"\ndetached from {run_id}"]
+    if read_record(home()) is None:
+        lines.append("  nothing moves it while no process of this project runs; go on with: fourfold up")
+    return "\n".join(
+        [*lines, f"  follow it: fourfold flow watch {run_id}", f"  end it: fourfold flow cancel {run_id}"]
+    )
+
+
+def _warn_if_nothing_moves_it(_flows: Flows) -> None:
+    import os
+
+    from fourfold.server.record import read_record
+
+    if not os.environ.get("FOURFOLD_URL") and read_record(home()) is None:
+        note("it moves only while a process of this project runs: fourfold up")
+        sys.stderr.flush()

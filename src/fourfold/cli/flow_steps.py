@@ -1,0 +1,121 @@
+"""A flow run as people see it: its facts, then its steps with what each used and cost."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import click
+
+from fourfold.cli.output import Column, pairs, percent, seconds, show, show_one, size, took, when
+
+if TYPE_CHECKING:
+    from fourfold.core.compute import Job
+    from fourfold.core.flows import Attempt, FlowRun, Graph, StepCall
+
+
+@dataclass(frozen=True)
+class Row:
+    """One call with all its attempts, and the jobs recorded for them."""
+
+    call: StepCall
+    attempts: tuple[Attempt, ...]
+    jobs: tuple[Job, ...]
+
+    @property
+    def cpu_s(self) -> float | None:
+        known = [a.usage.cpu_s for a in self.attempts if a.usage.cpu_s is not None]
+        return sum(known) if known else None
+
+    @property
+    def memory_peak_bytes(self) -> int | None:
+        return max((a.usage.memory_peak_bytes or 0 for a in self.attempts), default=0) or None
+
+    @property
+    def utilisation(self) -> float | None:
+        if self.jobs:
+            return self.jobs[-1].account.utilisation
+        return self.attempts[-1].utilisation if self.attempts else None
+
+    @property
+    def cost_nanousd(self) -> int:
+        if self.jobs:
+            return sum(job.account.cost_nanousd for job in self.jobs)
+        return sum(1000 * attempt.cost_microusd for attempt in self.attempts)
+
+    @property
+    def bound(self) -> str:
+        """What kept its last attempt from being faster, where that is known."""
+        return self.jobs[-1].account.bound.value if self.jobs else ""
+
+
+def show_graph(graph: Graph, jobs: Iterable[Job]) -> None:
+    """Print a run and its steps."""
+    from fourfold.core.compute import usd_text
+
+    _show_facts(graph.run)
+    rows = rows_of(graph, jobs)
+    show(
+        rows,
+        [
+            Column("CALL", lambda r: r.call.key),
+            Column("STATE", lambda r: r.call.state.value),
+            Column("TRIES", lambda r: len(r.attempts) or "", is_number=True),
+            Column("WALL", lambda r: took(r.call.started_at, r.call.ended_at), is_number=True),
+            Column("CPU", lambda r: seconds(r.cpu_s), is_number=True),
+            Column("PEAK", lambda r: size(r.memory_peak_bytes), is_number=True),
+            Column("UTIL", lambda r: percent(r.utilisation), is_number=True),
+            Column("BOUND BY", lambda r: r.bound),
+            Column("UNIT", lambda r: r.attempts[-1].unit if r.attempts else ""),
+            Column("COST", lambda r: usd_text(r.cost_nanousd) if r.attempts else "", is_number=True),
+            Column("WHY", lambda r: r.call.reason),
+        ],
+        "table",
+        nothing="no calls yet",
+    )
+    if rows:
+        peak = max((row.memory_peak_bytes or 0 for row in rows), default=0)
+        click.echo(
+            f"\ntotal: {len(rows)} calls, {len(graph.attempts)} attempts, "
+            f"CPU {seconds(sum(row.cpu_s or 0.0 for row in rows))}, peak {size(peak)}, "
+            f"cost {usd_text(sum(row.cost_nanousd for row in rows))}"
+        )
+
+
+def rows_of(graph: Graph, jobs: Iterable[Job]) -> list[Row]:
+    """The calls in the order in which they were made, each with its attempts and their jobs."""
+    attempts: defaultdict[str, list[Attempt]] = defaultdict(list)
+    for attempt in sorted(graph.attempts, key=lambda a: a.n):
+        attempts[attempt.call].append(attempt)
+    recorded = {job.report.key: job for job in jobs}
+    return [
+        Row(
+            call,
+            tuple(attempts[call.key]),
+            tuple(recorded[a.key] for a in attempts[call.key] if a.key in recorded),
+        )
+        for call in sorted(graph.calls, key=lambda c: c.seq)
+    ]
+
+
+def _show_facts(run: FlowRun) -> None:
+    failure = run.failure
+    show_one(
+        run,
+        [
+            ("run", run.id),
+            ("flow", run.flow),
+            ("state", run.state.value + (f": {run.reason}" if run.reason else "")),
+            ("params", pairs(run.params)),
+            ("created", when(run.created_at)),
+            ("took", took(run.started_at, run.ended_at)),
+            ("scheduled for", when(run.scheduled_for)),
+            ("code", run.code.digest[:16]),
+            ("environment", run.environment),
+            ("failed", f"{failure.call or 'flow'}: {failure.type}: {failure.message}" if failure else ""),
+        ],
+        "table",
+    )
+    click.echo()

@@ -1,0 +1,84 @@
+"""`fourfold job`: what ran, what it used, what it cost."""
+
+from __future__ import annotations
+
+import click
+
+from fourfold.cli.main import Verbs
+from fourfold.cli.opened import services
+from fourfold.cli.output import Column, output_option, percent, seconds, show, show_one, size, took, when
+
+
+@click.group(cls=Verbs, name="job")
+def command() -> None:
+    """What ran, what it used, what it cost."""
+
+
+@command.command("ls")
+@click.option("--flow-run", default=None, help="Of this flow run only.")
+@click.option("--limit", default=50, show_default=True)
+@output_option
+def ls(flow_run: str | None, limit: int, output: str) -> None:
+    """Jobs that ended, newest first."""
+    from fourfold.core.compute import usd_text
+
+    with services() as opened:
+        show(
+            opened.compute.jobs(flow_run, limit=limit),
+            [
+                Column("JOB", lambda j: j.report.key),
+                Column("NAME", lambda j: j.report.name),
+                Column("END", lambda j: j.report.exit.kind.value),
+                Column("STARTED", lambda j: when(j.report.started_at)),
+                Column("WALL", lambda j: seconds(j.report.usage.wall_s), is_number=True),
+                Column("CPU", lambda j: seconds(j.report.usage.cpu_s), is_number=True),
+                Column("PEAK", lambda j: size(j.report.usage.memory_peak_bytes), is_number=True),
+                Column("UTIL", lambda j: percent(j.account.utilisation), is_number=True),
+                Column("UNIT", lambda j: j.report.unit),
+                Column("COST", lambda j: usd_text(j.account.cost_nanousd), is_number=True),
+            ],
+            output,
+            nothing="no jobs ended yet",
+        )
+        if output == "table" and flow_run:
+            total = opened.compute.totals(flow_run)
+            click.echo(
+                f"\ntotal: {total.job_count} jobs, {seconds(total.wall_s)} of work, "
+                f"CPU {seconds(total.cpu_s)}, cost {usd_text(total.cost_nanousd)}"
+            )
+
+
+@command.command("show")
+@click.argument("key", metavar="JOB")
+@output_option
+def show_job(key: str, output: str) -> None:
+    """One job, with what bounded it."""
+    from fourfold.core.compute import usd_text
+
+    with services() as opened:
+        job = opened.compute.job(key)
+    report, account, usage = job.report, job.account, job.report.usage
+    show_one(
+        job,
+        [
+            ("job", report.key),
+            ("name", report.name),
+            ("end", report.exit.kind.value + (f": {report.exit.reason}" if report.exit.reason else "")),
+            ("started", when(report.started_at)),
+            ("wall", took(report.started_at, report.ended_at)),
+            ("cpu", seconds(usage.cpu_s)),
+            ("memory peak", size(usage.memory_peak_bytes)),
+            ("read", size(usage.read_bytes)),
+            ("written", size(usage.written_bytes)),
+            ("unit", report.unit),
+            ("held", f"{report.held.cpu:g} cores, {size(report.held.memory_bytes)}"),
+            ("utilisation", percent(account.utilisation)),
+            ("of peak FLOP/s", percent(account.flops_utilisation)),
+            ("bound by", account.sentence),
+            ("price", f"${account.price_usd_per_hour:g} an hour, share {account.unit_share:.0%}"),
+            ("cost", usd_text(account.cost_nanousd)),
+            ("environment", report.environment),
+            ("flow run", report.flow_run),
+        ],
+        output,
+    )
