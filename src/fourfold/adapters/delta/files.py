@@ -30,7 +30,12 @@ def write_files(folder: Path, name: str, data: pa.Table, partitions: Sequence[st
         path = folder / f"part-{secrets.token_hex(16)}.parquet"
         try:
             pq.write_table(
-                piece, path, compression="zstd", compression_level=1, row_group_size=ROW_GROUP_ROWS
+                piece,
+                path,
+                compression="zstd",
+                compression_level=1,
+                row_group_size=ROW_GROUP_ROWS,
+                write_statistics=[c for c in piece.column_names if not _has_nan(piece.column(c))],
             )
             sync(path)
         except BaseException:
@@ -67,14 +72,6 @@ def _pieces(
     ordered, offset = data.sort_by(keys), 0
     for row in counts.to_pylist():
         count = row.pop("count_all")
-        for column, value in row.items():
-            if value == "":
-                raise Refused(
-                    f"table '{name}': partition column '{column}' holds an empty text",
-                    ways_on=["use null, or another word: Delta cannot tell empty from null here"],
-                    table=name,
-                    column=column,
-                )
         yield (
             {column: partition_text(value) for column, value in row.items()},
             ordered.slice(offset, count).drop_columns(list(partitions)),
@@ -86,6 +83,11 @@ def partition_text(value: object) -> str | None:
     if value is None:
         return None
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _has_nan(values: pa.ChunkedArray) -> bool:
+    """Whether statistics would mislead: NaN is outside every range, and engines order it differently."""
+    return pa.types.is_floating(values.type) and not pc.all(pc.is_finite(values)).as_py()
 
 
 def _statistics(data: pa.Table) -> str:
@@ -116,8 +118,8 @@ def _ends(values: pa.ChunkedArray) -> tuple[object, object] | None:
     )
     if not is_known:
         return None
-    if pa.types.is_floating(kind) and not pc.all(pc.is_finite(values)).as_py():
-        return None  # NaN is outside every range, and engines order it differently
+    if _has_nan(values):
+        return None
     ends = pc.min_max(values)
     try:
         least, most = ends["min"].as_py(), ends["max"].as_py()

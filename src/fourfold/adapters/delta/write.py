@@ -9,14 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.compute as pc
 from deltalake import CommitProperties, DeltaTable, Schema, Transaction
 from deltalake.transaction import AddAction, PostCommitHookProperties, create_table_with_add_actions
 
 from fourfold.adapters.delta.disk import out_of_space, sync
 from fourfold.adapters.delta.files import partition_text, write_files
-from fourfold.core.decide import schemas
-from fourfold.core.errors import Refused
+from fourfold.core.decide import partitions, schemas
 from fourfold.core.ports.tables import Mark
 from fourfold.core.storage import Scalar
 
@@ -81,21 +79,22 @@ class Write:
     def prepare(self, shape: Shape | None) -> None:
         """Check the data against the table as it is (`None`: not there yet), and write the files."""
         replaces_all = self._operation == "overwrite" and not self._where
-        partitions = self._partitions_of(shape)
+        columns = partitions.columns(self._name, shape and shape.partitions, self._partition_by)
         schema = None if shape is None or replaces_all else shape.schema
         fitted = schemas.fit(self._name, self._data, schema)
-        schemas.check_partitions(self._name, fitted.schema, partitions, self._where)
+        partitions.check(self._name, fitted, columns, self._where)
         self._found = shape
-        if self._shape == Shape(fitted.schema, partitions):
+        if self._shape == Shape(fitted.schema, columns):
             return  # only what does not matter to the files has changed
-        self._filters = self._check_where(fitted)
+        values = partitions.values(self._name, fitted.schema, self._where)
+        self._filters = [(c, "=", partition_text(v.as_py()) or "") for c, v in values.items()]
         self.discard()
         with out_of_space(self._name):
             self._folder.mkdir(parents=True, exist_ok=True)
-            for file in write_files(self._folder, self._name, fitted, partitions):
+            for file in write_files(self._folder, self._name, fitted, columns):
                 self._files.append(file)
             sync(self._folder)
-        self._shape = Shape(fitted.schema, partitions)
+        self._shape = Shape(fitted.schema, columns)
 
     def discard(self) -> None:
         """Remove the files that were written."""
@@ -146,36 +145,6 @@ class Write:
                 commit_properties=properties,
                 post_commithook_properties=hooks,
             )
-
-    def _partitions_of(self, shape: Shape | None) -> tuple[str, ...]:
-        if shape is None:
-            return self._partition_by
-        present = shape.partitions
-        if self._partition_by and self._partition_by != present:
-            raise Refused(
-                f"table '{self._name}' is partitioned by {', '.join(present) or 'nothing'}, "
-                f"not by {', '.join(self._partition_by)}",
-                ways_on=["leave partition_by out: it counts when a table is created"],
-                table=self._name,
-            )
-        return present
-
-    def _check_where(self, fitted: pa.Table) -> list[tuple[str, str, str]]:
-        """The partition as Delta spells it; every row must lie in it."""
-        filters = []
-        for column, value in self._where.items():
-            if value is None:
-                raise Refused(f"column '{column}': a partition is named by a value, not by null")
-            wanted = schemas.scalar(self._name, fitted.schema.field(column), value)
-            if not (pc.all(pc.equal(fitted[column], wanted), skip_nulls=False).as_py() or not len(fitted)):
-                raise Refused(
-                    f"table '{self._name}': some rows do not lie in the partition {column} = {value!r}",
-                    ways_on=["keep only that partition's rows, or overwrite the others too"],
-                    table=self._name,
-                    column=column,
-                )
-            filters.append((column, "=", partition_text(wanted.as_py()) or ""))
-        return filters
 
 
 def arrow_schema(table: DeltaTable) -> pa.Schema:

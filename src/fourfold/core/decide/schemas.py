@@ -91,42 +91,6 @@ def check_columns(name: str, wanted: Sequence[str], schema: pa.Schema) -> None:
             )
 
 
-def check_partitions(
-    name: str, schema: pa.Schema, partition_by: Sequence[str], where: Mapping[str, Scalar] | None
-) -> None:
-    """Refuse partition columns that cannot be, and values for columns that are no partition."""
-    check_columns(name, partition_by, schema)
-    for column in partition_by:
-        kind = schema.field(column).type
-        if not (
-            pa.types.is_string(kind)
-            or pa.types.is_integer(kind)
-            or pa.types.is_date(kind)
-            or pa.types.is_boolean(kind)
-        ):
-            raise Refused(
-                f"table '{name}' cannot be partitioned by '{column}', which is {kind}",
-                ways_on=["partition by text, integers, dates or booleans"],
-                table=name,
-                column=column,
-            )
-    if len(partition_by) == len(schema) and partition_by:
-        raise Refused(
-            f"table '{name}' would have no column beside its partitions", ways_on=["partition by fewer"]
-        )
-    for column in where or ():
-        if column not in partition_by:
-            raise Refused(
-                f"table '{name}' is not partitioned by '{column}'",
-                ways_on=[
-                    f"its partitions: {', '.join(partition_by) or '(none)'}",
-                    "create it with partition_by, or overwrite the whole table",
-                ],
-                table=name,
-                column=column,
-            )
-
-
 def expression(name: str, where: Sequence[Condition], schema: pa.Schema) -> pc.Expression | None:
     """The conditions as one expression over the table's columns; `None` when there are none."""
     check_columns(name, [column for column, _, _ in where], schema)
@@ -147,8 +111,11 @@ def scalar(name: str, field: pa.Field, value: object) -> pa.Scalar:
             raise ValueError("not the same kind")
         if pa.types.is_timestamp(kind):
             return _timestamp(kind, value)
-        if pa.types.is_date(kind) and isinstance(value, str):
-            return pa.scalar(date.fromisoformat(value), kind)
+        if pa.types.is_date(kind):
+            parsed = date.fromisoformat(value) if isinstance(value, str) else value
+            if not isinstance(parsed, date) or isinstance(parsed, datetime):
+                raise ValueError("not a day")
+            return pa.scalar(parsed, kind)
         if isinstance(value, str) != (pa.types.is_string(kind) or pa.types.is_binary(kind)):
             raise ValueError("not the same kind")
         if pa.types.is_integer(kind) and isinstance(value, float):
@@ -196,9 +163,6 @@ def _condition(name: str, field: pa.Field, operator: str, value: object) -> pc.E
     match operator:
         case "==":
             return column == other
-        case "!=" if pa.types.is_floating(field.type):
-            # NaN differs from every value, but files' statistics leave NaN out: never skip by them.
-            return (column != other) | column.is_nan()
         case "!=":
             return column != other
         case "<":

@@ -1,0 +1,147 @@
+"""Blob stores: the kit that each must pass, and one in memory."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from fourfold.core.errors import NotFound, Refused
+from fourfold.core.ports.blobs import BlobStore, Digest
+from fourfold.testing.raising import raising
+
+UNKNOWN = Digest("blake3:" + "0" * 64)
+
+
+class MemoryBlobs:
+    """Keeps blobs in memory, for tests of what stands on a blob store.
+
+    Its digests have the right shape but are not BLAKE3's, which belongs to the adapters.
+    """
+
+    def __init__(self) -> None:
+        self._blobs: dict[Digest, bytes] = {}
+
+    def put(self, data: bytes | Iterable[bytes]) -> Digest:
+        whole = data if isinstance(data, bytes) else b"".join(data)
+        digest = Digest("blake3:" + hashlib.blake2b(whole, digest_size=32).hexdigest())
+        self._blobs[digest] = whole
+        return digest
+
+    def put_file(self, path: Path) -> Digest:
+        return self.put(path.read_bytes())
+
+    def get(self, digest: Digest) -> bytes:
+        if not re.fullmatch(r"blake3:[0-9a-f]{64}", digest):
+            raise Refused(f"'{digest}' is not a digest")
+        if digest not in self._blobs:
+            raise NotFound(f"no blob has the digest {digest}", digest=digest)
+        return self._blobs[digest]
+
+    def open(self, digest: Digest) -> BinaryIO:
+        return io.BytesIO(self.get(digest))
+
+    def has(self, digest: Digest) -> bool:
+        return digest in self._blobs
+
+    def size(self, digest: Digest) -> int:
+        return len(self.get(digest))
+
+    def digests(self) -> Iterator[Digest]:
+        yield from sorted(self._blobs)
+
+    def delete(self, digest: Digest) -> None:
+        self._blobs.pop(digest, None)
+
+    def materialize(self, digest: Digest, path: Path, *, executable: bool = False) -> None:
+        data = self.get(digest)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.unlink(missing_ok=True)
+        path.write_bytes(data)
+        path.chmod(0o555 if executable else 0o444)
+
+
+class BlobStoreKit:
+    """What every blob store promises. Subclass it, give `store`, and let pytest run it.
+
+        class TestMine(BlobStoreKit):
+            @pytest.fixture
+            def store(self) -> BlobStore:
+                return MyBlobs(...)
+    """
+
+    def test_what_was_put_is_got(self, store: BlobStore) -> None:
+        for data in (b"", b"x", bytes(range(256)) * 20_000):
+            digest = store.put(data)
+            assert store.get(digest) == data
+            assert store.has(digest)
+            assert store.size(digest) == len(data)
+
+    def test_the_same_bytes_are_stored_once(self, store: BlobStore, tmp_path: Path) -> None:
+        (tmp_path / "file").write_bytes(b"same")
+        digests = {store.put(b"same"), store.put([b"sa", b"", b"me"]), store.put_file(tmp_path / "file")}
+        assert len(digests) == 1
+        assert list(store.digests()) == list(digests)
+
+    def test_a_digest_has_one_shape(self, store: BlobStore) -> None:
+        assert re.fullmatch(r"blake3:[0-9a-f]{64}", store.put(b"x"))
+
+    def test_a_stream_gives_the_bytes(self, store: BlobStore) -> None:
+        data = b"0123456789" * 300_000
+        with store.open(store.put(data)) as stream:
+            assert stream.read(10) == data[:10]
+            assert stream.read() == data[10:]
+            assert stream.read() == b""
+
+    def test_an_unknown_digest_is_not_found(self, store: BlobStore, tmp_path: Path) -> None:
+        assert not store.has(UNKNOWN)
+        with raising(NotFound):
+            store.get(UNKNOWN)
+        with raising(NotFound):
+            store.open(UNKNOWN)
+        with raising(NotFound):
+            store.size(UNKNOWN)
+        with raising(NotFound):
+            store.materialize(UNKNOWN, tmp_path / "out")
+        assert not (tmp_path / "out").exists()
+
+    def test_what_is_no_digest_is_refused(self, store: BlobStore) -> None:
+        for wrong in ("", "blake3:", "../../etc/passwd", "blake3:" + "../" * 21 + "a", "blake3:" + "A" * 64):
+            with raising(Refused, naming="not a digest"):
+                store.get(Digest(wrong))
+
+    def test_deleting_twice_is_deleting_once(self, store: BlobStore) -> None:
+        digest = store.put(b"x")
+        store.delete(digest)
+        store.delete(digest)
+        assert not store.has(digest)
+        assert list(store.digests()) == []
+
+    def test_digests_are_sorted(self, store: BlobStore) -> None:
+        expected = sorted(store.put(str(number).encode()) for number in range(20))
+        assert list(store.digests()) == expected
+
+    def test_a_put_whose_source_fails_leaves_nothing(self, store: BlobStore) -> None:
+        def source() -> Iterator[bytes]:
+            yield b"half"
+            raise NotFound("the source broke")
+
+        with raising(NotFound, naming="broke"):
+            store.put(source())
+        assert list(store.digests()) == []
+
+    def test_a_materialized_file_is_read_only_and_replaces_what_was_there(
+        self, store: BlobStore, tmp_path: Path
+    ) -> None:
+        target = tmp_path / "folder" / "file"
+        for data in (b"first", b"second"):
+            store.materialize(store.put(data), target)
+            assert target.read_bytes() == data
+            assert target.stat().st_mode & 0o777 == 0o444
+        store.materialize(store.put(b"second"), target, executable=True)
+        assert target.stat().st_mode & 0o777 == 0o555
+        assert [path.name for path in target.parent.iterdir()] == ["file"]
+        assert store.get(store.put(b"second")) == b"second"
