@@ -1,0 +1,309 @@
+"""An environment is named by what it holds; a Python that has it is found or built, once."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fourfold.core.environment import Package, canonical_marker, identify
+from fourfold.core.errors import Corrupted, FourfoldError, NotFound, Refused
+from fourfold.foundation.compute import environments as module
+from fourfold.foundation.compute.environments import (
+    Environments,
+    current_environment,
+    differences,
+    identify_lock,
+    lock_for,
+    this_platform,
+    this_python,
+)
+from fourfold.foundation.compute.installed import installed, read_installed
+from fourfold.foundation.compute.locks import evaluate, marker_names, parse_lock, write_lock
+
+LOCK = """\
+numpy==2.4.6 ; python_version >= "3.11" \\
+    --hash=sha256:bb \\
+    --hash=sha256:aa
+click==8.5.1 \\
+    --hash=sha256:cc
+"""
+SAME = """\
+# made on another day, by another tool
+--index-url https://example.org/simple
+--extra-index-url=https://example.org/more
+-f ./wheels
+Click==8.5.1 --hash=sha256:cc   # via something
+numpy == 2.4.6 ; python_version>='3.11' --hash=sha256:aa \\
+  --hash=sha256:bb
+    # via
+    #   more
+"""
+
+
+def test_comments_order_addresses_and_spelling_do_not_change_an_identity() -> None:
+    assert identify_lock(LOCK) == identify_lock(SAME)
+    assert identify_lock(LOCK.replace("\n", "\r\n")) == identify_lock(LOCK)
+
+
+@pytest.mark.parametrize(
+    "change", [("2.4.6", "2.4.7"), ("sha256:aa", "sha256:ab"), ('"3.11"', '"3.12"'), ("click", "clack")]
+)
+def test_a_version_a_hash_a_marker_or_a_name_changes_it(change: tuple[str, str]) -> None:
+    assert identify_lock(LOCK.replace(*change)).identity != identify_lock(LOCK).identity
+
+
+def test_the_python_and_the_platform_change_it() -> None:
+    packages = parse_lock(LOCK)
+    found = {
+        identify(python=python, platform=platform, packages=packages).identity
+        for python in ("cpython-3.11", "cpython-3.12")
+        for platform in ("linux-x86_64", "linux-aarch64")
+    }
+    assert len(found) == 4
+
+
+NAMES = st.from_regex(r"[a-z][a-z0-9]{0,8}", fullmatch=True)
+PACKAGES = st.builds(
+    Package,
+    NAMES,
+    st.from_regex(r"[0-9]\.[0-9]{1,2}(rc1)?", fullmatch=True),
+    st.lists(st.from_regex(r"sha256:[0-9a-f]{8}", fullmatch=True), max_size=3, unique=True).map(
+        lambda hashes: tuple(sorted(hashes))
+    ),
+    st.sampled_from(["", "python_version < '3.12'", "sys_platform == 'win32' and os_name == 'nt'"]),
+)
+
+
+@given(st.lists(PACKAGES, unique_by=lambda package: package.name), st.randoms(use_true_random=False))
+def test_what_is_written_is_read_back_in_any_order(packages: list[Package], chance) -> None:  # type: ignore[no-untyped-def]
+    one = identify(python="p", platform="q", packages=packages)
+    chance.shuffle(packages)
+    again = parse_lock(write_lock(tuple(packages), note="a note\nof two lines"))
+    assert identify(python="p", platform="q", packages=again) == one
+    assert canonical_marker(canonical_marker("a  <'b'")) == canonical_marker("a<'b'")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "numpy>=2",
+        "numpy",
+        "-e .",
+        "-r other.txt",
+        "numpy==2.*",
+        "git+https://example.org/x.git",
+        "x @ file:///x",
+    ],
+)
+def test_what_is_not_pinned_is_refused_with_its_line(line: str) -> None:
+    with pytest.raises(Refused, match="lock line 2 does not pin") as refused:
+        parse_lock(f"click==8.5.1\n{line}\n")
+    assert "uv pip compile" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("marker", "holds"),
+    [
+        ("python_version >= '3.9'", True),
+        ("python_version < '3.10'", False),
+        ("python_full_version == '3.11.*'", True),
+        ("python_full_version != '3.11.*'", False),
+        ("python_full_version < '3.11.0a1'", False),
+        ("python_version ~= '3.10'", True),
+        ("sys_platform == 'win32' or (os_name == 'posix' and extra == '')", True),
+        ("platform_machine in 'x86_64 AMD64'", True),
+        ("platform_machine not in 'x86_64 AMD64'", False),
+        ("'linux' in sys_platform", True),
+    ],
+)
+def test_markers_are_judged_for_this_python(marker: str, holds: bool) -> None:
+    names = {
+        **marker_names(),
+        "python_version": "3.11",
+        "python_full_version": "3.11.7",
+        "platform_machine": "x86_64",
+        "sys_platform": "linux",
+    }
+    assert evaluate(marker, names) is holds
+
+
+@pytest.mark.parametrize(
+    "marker", ["python_version >", "colour == 'red'", "(os_name == 'posix'", "os_name ? 'x'"]
+)
+def test_a_marker_that_cannot_be_read_is_refused(marker: str) -> None:
+    with pytest.raises(Refused, match="marker"):
+        evaluate(marker, marker_names())
+
+
+def test_markers_agree_with_the_reference_implementation() -> None:
+    markers = pytest.importorskip("packaging.markers")
+    lock = Path(__file__).parents[2] / "locks" / "dev.txt"
+    found = {package.marker for package in parse_lock(lock.read_text()) if package.marker}
+    assert found
+    for marker in found:
+        assert evaluate(marker, marker_names()) is markers.Marker(marker).evaluate()
+
+
+def test_the_running_interpreter_serves_where_it_has_the_very_packages(tmp_path: Path) -> None:
+    here = Environments(tmp_path / ".fourfold")
+    captured = here.present()
+    assert captured.origin == "captured"
+    assert captured.environment == current_environment() == identify_lock(captured.lock)
+    assert differences(captured.environment) == ()
+    assert here.python_for(captured.environment) == Path(sys.executable)
+    click = installed()["click"].package
+    assert differences(identify_lock(f"click=={click.version}\n")) == ()
+    assert differences(identify_lock("click==0.0.1\nnosuch==1.0\n")) == (
+        f"click is {click.version}, not 0.0.1",
+        "nosuch 1.0 is not installed",
+    )
+    assert differences(identify_lock("nosuch==1.0 ; sys_platform == 'win32'\n")) == ()
+    other = identify(python="cpython-2.7", platform=this_platform(), packages=())
+    assert "cpython-2.7" in differences(other)[0]
+
+
+def test_the_projects_lock_is_the_one_set_else_found_else_captured(tmp_path: Path) -> None:
+    home = tmp_path / ".fourfold"
+    (tmp_path / "requirements.txt").write_text("numpy>=2\n")
+    assert Environments(home).present().origin == "captured"  # a loose list is no lock
+    (tmp_path / "requirements.txt").write_text("click==8.5.1\n")
+    found = Environments(home)
+    assert found.present().origin == "requirements"
+    (tmp_path / "requirements.txt").write_text("click==8.5.0\n")
+    assert found.present().environment == identify_lock("click==8.5.0\n")  # it is read again when it changes
+    (tmp_path / "my.lock").write_text(LOCK)
+    assert Environments(home, lock="my.lock").present().origin == "lock"
+    with pytest.raises(NotFound, match=r"environment\.lock"):
+        Environments(home, lock="nowhere.lock").present()
+    (tmp_path / "my.lock").write_text("numpy>=2\n")
+    with pytest.raises(Refused, match=r"my\.lock line 1"):
+        Environments(home, lock="my.lock").present()
+
+
+def test_the_packages_of_modules_are_found_with_what_they_require() -> None:
+    environment, lock = lock_for(["sklearn.linear_model", "json"])
+    names = {package.name for package in environment.packages}
+    assert {"scikit-learn", "numpy", "scipy", "joblib", "threadpoolctl"} <= names
+    assert not {"pytest", "fourfold", "json"} & names
+    assert identify_lock(lock) == environment
+    assert all(package.hashes for package in environment.packages)
+    assert lock_for([])[0].packages == ()
+    with pytest.raises(NotFound, match="no installed package provides the module 'sklaern'") as missing:
+        lock_for(["sklaern"])
+    assert "did you mean 'sklearn'" in str(missing.value)
+
+
+def test_hashes_come_from_the_projects_lock_where_it_pins_the_same_version() -> None:
+    version = installed()["msgspec"].package.version
+    within = identify_lock(f"msgspec=={version} --hash=sha256:dd\n")
+    assert lock_for(["msgspec"], within=within)[0].packages[0].hashes == ("sha256:dd",)
+    older = identify_lock("msgspec==0.0.1 --hash=sha256:dd\n")
+    assert lock_for(["msgspec"], within=older)[0].packages[0].hashes[0].startswith("record-sha256:")
+
+
+def test_the_projects_own_modules_need_no_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my_own_code_here.py").write_text("")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert lock_for(["my_own_code_here"])[0].packages == ()
+
+
+def test_who_installed_a_package_does_not_change_its_hash(tmp_path: Path) -> None:
+    def install(name: str, *extra: str, code: str = "aa") -> str:
+        folder = tmp_path / name / "thing-1.0.dist-info"
+        folder.mkdir(parents=True)
+        record = [f"thing/__init__.py,sha256={code},1", "thing.libs/x.so,sha256=cc,3", *extra]
+        (folder / "RECORD").write_text("\n".join(record) + "\n")
+        found = read_installed([str(tmp_path / name)])["thing"]
+        assert found.modules == {"thing"}
+        return found.package.hashes[0]
+
+    pip = (
+        "../../bin/thing,sha256=zz,9",
+        "thing/__pycache__/__init__.cpython-311.pyc,,",
+        "thing-1.0.dist-info/INSTALLER,sha256=pp,4",
+    )
+    assert install("uv", "thing-1.0.dist-info/INSTALLER,sha256=uu,2") == install("pip", *pip)
+    assert install("other", code="bb") != install("third")
+
+
+def small() -> tuple[Package, ...]:
+    return lock_for(["click"])[0].packages
+
+
+def test_an_environment_is_built_once_whoever_asks(tmp_path: Path) -> None:
+    environment = identify(python=this_python(), platform=this_platform(), packages=small())
+    rooms = [Environments(tmp_path / ".fourfold") for _ in range(3)]
+    pythons: list[Path] = []
+    threads = [threading.Thread(target=lambda r=room: pythons.append(r.build(environment))) for room in rooms]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(set(pythons)) == 1
+    assert len(pythons) == 3
+    script = "import click, fourfold, importlib.util as u; print(click.__file__, u.find_spec('pytest'))"
+    done = subprocess.run([pythons[0], "-c", script], capture_output=True, text=True, check=True, cwd="/")
+    assert environment.identity in done.stdout
+    assert done.stdout.strip().endswith("None")  # nothing else came along
+    left = [name for name in os.listdir(tmp_path / ".fourfold" / "envs") if not name.endswith(".lock")]
+    assert left == [environment.identity]
+
+
+def test_a_lock_that_cannot_be_built_names_the_package_and_leaves_nothing(tmp_path: Path) -> None:
+    here = Environments(tmp_path / ".fourfold")
+    version = installed()["click"].package.version
+    for lock in ("click==0.0.99\n", f"click=={version} --hash=sha256:{'0' * 64}\n"):
+        with pytest.raises(FourfoldError, match=r"click==[\d.]+ cannot be installed"):
+            here.build(identify_lock(lock))
+    assert all(name.endswith(".lock") for name in os.listdir(tmp_path / ".fourfold" / "envs"))
+
+
+def test_a_build_that_is_not_what_was_captured_is_refused(tmp_path: Path) -> None:
+    version = installed()["click"].package.version
+    with pytest.raises(Corrupted, match="click .* has other files"):
+        Environments(tmp_path / ".fourfold").build(
+            identify_lock(f"click=={version} --hash=record-sha256:{'0' * 64}\n")
+        )
+
+
+def test_what_an_interrupted_build_left_is_removed(tmp_path: Path) -> None:
+    environment = identify(python=this_python(), platform=this_platform(), packages=())
+    envs = tmp_path / ".fourfold" / "envs"
+    (envs / f".{environment.identity}-stale" / "bin").mkdir(parents=True)
+    (envs / environment.identity / "bin").mkdir(parents=True)  # without its mark it is not whole
+    python = Environments(tmp_path / ".fourfold").build(environment)
+    assert python.exists()
+    assert {name for name in os.listdir(envs) if not name.endswith(".lock")} == {environment.identity}
+
+
+def test_an_environment_of_another_platform_is_refused(tmp_path: Path) -> None:
+    other = identify(python=this_python(), platform="plan9-mips", packages=())
+    with pytest.raises(Refused, match="plan9-mips"):
+        Environments(tmp_path / ".fourfold").build(other)
+
+
+def test_a_builder_that_fails_in_the_offline_try_asks_the_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries: list[bool] = []
+    real = module._uv
+
+    def uv(command: list[str], packages: object) -> None:
+        if "install" in command:
+            tries.append("--offline" in command)
+            raise (
+                FourfoldError("not in the cache") if "--offline" in command else Refused("no network either")
+            )
+        real(command, ())
+
+    monkeypatch.setattr(module, "_uv", uv)
+    with pytest.raises(Refused, match="no network either"):
+        Environments(tmp_path / ".fourfold").build(identify_lock("click==8.5.1\n"))
+    assert tries == [True, False]

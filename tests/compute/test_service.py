@@ -1,0 +1,159 @@
+"""Jobs are recorded once with their cost as it was, units with their newest measurement, environments with
+their locks: on SQLite and on PostgreSQL alike."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from fourfold.catalog.database import Catalog
+from fourfold.core.compute import Figure, FigureName, Held, JobReport, Measurement, Unit
+from fourfold.core.errors import NotFound
+from fourfold.core.ports.engine import Exit, ExitKind, Usage
+from fourfold.core.times import Instant
+from fourfold.foundation.compute.environments import Environments, lock_for
+from fourfold.foundation.compute.service import Compute
+from fourfold.foundation.compute.tables import ComputeTables
+from fourfold.testing.clock import MovableClock
+
+UNIT = Unit("local", cores=4, memory_bytes=16 << 30, cpu_model="Chip")
+
+
+@pytest.fixture
+def compute(catalog: Catalog, home: Path, clock: MovableClock) -> Compute:
+    return service(catalog, home, clock)
+
+
+def service(catalog: Catalog, home: Path, clock: MovableClock, price: float = 0.40) -> Compute:
+    return Compute(
+        catalog,
+        clock,
+        home=home,
+        environments=Environments(home),
+        prices_usd_per_hour={"local": price},
+        find=lambda name: replace(UNIT, name=name),
+    )
+
+
+def report(key: str, *, at: int = 0, flow_run: str = "flow_1", **changes: object) -> JobReport:
+    basis = JobReport(
+        key=key,
+        name="fit",
+        unit="local",
+        started_at=Instant(at),
+        ended_at=Instant(at + 10_000_000),
+        exit=Exit(ExitKind.failed, "exit status 3", 3),
+        usage=Usage(10.0, 9.5, 2 << 30, 100, 200, False, 1e12),
+        held=Held(2.0, 1 << 30, 0.0),
+        flow_run=flow_run,
+        environment="env-x",
+        user="ada",
+    )
+    return replace(basis, **changes)  # type: ignore[arg-type]
+
+
+def test_what_is_recorded_is_read_back_whole(compute: Compute) -> None:
+    (job,) = compute.record((report("run/fit#1/1"),))
+    assert compute.job("run/fit#1/1") == job
+    assert job.account.cost_nanousd == round(0.40 * 1e9 * 10 * 0.5 / 3600)
+    assert compute.jobs("flow_1") == (job,)
+    assert compute.jobs("flow_2") == ()
+
+
+def test_a_job_recorded_twice_counts_once(compute: Compute) -> None:
+    (first,) = compute.record((report("a"),))
+    compute.record((report("a", usage=Usage(99.0, 1.0)), report("b")))
+    assert compute.job("a") == first
+    assert compute.totals("flow_1").job_count == 2
+
+
+def test_jobs_of_a_flow_run_come_in_the_order_of_their_start(compute: Compute) -> None:
+    compute.record(tuple(report(f"k{at}", at=at) for at in (3, 1, 2)))
+    assert [job.report.key for job in compute.jobs("flow_1")] == ["k1", "k2", "k3"]
+    assert [job.report.key for job in compute.jobs(limit=2)] == ["k3", "k2"]
+    assert compute.jobs(limit=0) == ()
+    assert compute.record(()) == ()
+
+
+def test_a_price_that_changes_later_does_not_change_what_was_paid(
+    catalog: Catalog, home: Path, clock: MovableClock
+) -> None:
+    cheap, dear = service(catalog, home, clock, 0.10), service(catalog, home, clock, 9.0)
+    cheap.record((report("a"),))
+    dear.record((report("b"),))
+    assert dear.job("a").account.price_usd_per_hour == 0.10
+    both = dear.totals("flow_1")
+    assert both.cost_nanousd == dear.job("a").account.cost_nanousd + dear.job("b").account.cost_nanousd
+    assert both.cpu_s == pytest.approx(19.0)
+    assert both.utilisation == pytest.approx(9.5 / 20)
+
+
+def test_recording_joins_the_callers_unit_of_work(compute: Compute, catalog: Catalog) -> None:
+    with pytest.raises(RuntimeError), catalog.write() as connection:
+        compute.record_in(connection, (report("lost"),))
+        raise RuntimeError("the loop's own commit failed")
+    with catalog.write() as connection:
+        compute.record_in(connection, (report("kept"),))
+        compute.record_in(connection, ())
+    assert [job.report.key for job in compute.jobs()] == ["kept"]
+
+
+def test_an_unknown_job_or_unit_or_environment_names_the_nearest(compute: Compute) -> None:
+    compute.record((report("run/fit#1/1"),))
+    with pytest.raises(NotFound, match="did you mean 'run/fit#1/1'"):
+        compute.job("run/fit#1/2")
+    with pytest.raises(NotFound, match="did you mean 'local'"):
+        compute.bench("locl")
+    with pytest.raises(NotFound, match="not known here"):
+        compute.environment("env-0")
+
+
+def test_a_job_of_a_unit_that_is_no_longer_configured_is_still_recorded(compute: Compute) -> None:
+    compute.record((report("a", unit="sold"),))
+    assert compute.job("a").report.unit == "sold"
+
+
+def test_units_show_the_newest_measurement_of_their_own_hardware(
+    compute: Compute, catalog: Catalog, home: Path, clock: MovableClock
+) -> None:
+    assert compute.units()[0].measurement is None
+    tables = ComputeTables(catalog)
+    figure = Figure(FigureName.fp32_all, 100.0, "GFLOP/s", 90.0, 110.0, 5)
+    for number, fingerprint in enumerate((UNIT.fingerprint, UNIT.fingerprint, "other")):
+        unit = UNIT if fingerprint == UNIT.fingerprint else replace(UNIT, cpu_model="Other")
+        measurement = Measurement(
+            f"b{number}",
+            "local",
+            unit.fingerprint,
+            Instant(number),
+            3.0,
+            True,
+            (figure,),
+            {"numpy": "2"},
+            0.5,
+        )
+        tables.add_measurement(unit, measurement)
+    (info,) = service(catalog, home, clock).units()
+    assert info.measurement is not None
+    assert (info.measurement.id, info.measurement.is_confident) == ("b1", False)
+    assert info.measurement.figures == (figure,)
+    assert [each.id for each in compute.measurements()] == ["b1", "b0"]
+
+
+def test_the_present_environment_is_remembered_with_its_lock(compute: Compute) -> None:
+    environment = compute.present_environment()
+    assert compute.present_environment() == environment
+    record = compute.environment(environment.identity)
+    assert record.origin == "captured"
+    assert "pytest==" in record.lock
+    assert [each.identity for each in compute.environments()] == [environment.identity]
+    assert compute.environments()[0].lock == ""
+
+
+def test_a_remembered_environment_finds_its_python_again(compute: Compute) -> None:
+    environment, lock = lock_for(["msgspec"])
+    compute.remember_environment(environment, lock=lock, origin="model")
+    compute.remember_environment(environment, lock=lock, origin="model")
+    assert Path(compute.python_for(environment.identity)).exists()
