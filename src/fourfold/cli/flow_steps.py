@@ -43,7 +43,7 @@ class Row:
     def cost_nanousd(self) -> int:
         if self.jobs:
             return sum(job.account.cost_nanousd for job in self.jobs)
-        return sum(1000 * attempt.cost_microusd for attempt in self.attempts)
+        return sum(attempt.cost_nanousd for attempt in self.attempts)
 
     @property
     def bound(self) -> str:

@@ -12,6 +12,7 @@ from enum import StrEnum
 from typing import Any, NewType
 
 from fourfold.core.context import Ref
+from fourfold.core.errors import FourfoldError, Refused
 from fourfold.core.ports.engine import Exit, ExitKind, Resources, Usage
 from fourfold.core.times import Instant
 
@@ -139,6 +140,8 @@ class Code:
     """Importable name inside the bundle."""
     flow: str
     """Name of the attribute that holds the flow."""
+    blob: str = ""
+    """The bundle itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,8 +236,9 @@ class Attempt:
     exit: Exit | None = None
     usage: Usage = Usage()
     utilisation: float | None = None
-    cost_microusd: int = 0
-    """Price at that moment times the time held, in millionths of a dollar (money is never a float)."""
+    """CPU time over the time that cores were held. This and the cost are compute's account of the attempt."""
+    cost_nanousd: int = 0
+    """Price at that moment times the time held, in billionths of a dollar (money is never a float)."""
     log: str = ""
     format: int = 1
 
@@ -318,3 +322,29 @@ class LogPiece:
     text: str
     next_offset: int
     is_end: bool
+
+
+class FlowFailed(FourfoldError):
+    """A flow run ended in failure; the cause is the exception of the step, where it could be kept."""
+
+    code = "flow_failed"
+    status = 409
+
+
+class FlowCancelled(FlowFailed):
+    """A flow run was cancelled."""
+
+    code = "flow_cancelled"
+
+
+class StepFailed(FourfoldError):
+    """A step failed, and its exception could not travel: the message and the traceback did."""
+
+    code = "step_failed"
+    status = 409
+
+
+class Unstorable(Refused):
+    """A value that cannot be stored, so that no other process could read it."""
+
+    code = "unstorable"

@@ -6,9 +6,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from fourfold.core.compute import JobReport
 from fourfold.core.context import Ref
+from fourfold.core.errors import Conflict
 from fourfold.core.flows import Attempt, Deployment, FlowRun, RunEvent, RunId, StepCall, Stored
 from fourfold.core.times import Instant
+
+
+class Fenced(Conflict):
+    """Another owner has taken over: whoever gets this must stop."""
+
+    code = "fenced"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +51,8 @@ class Changes:
     deployments: dict[str, Deployment] = field(default_factory=dict)
     cache: dict[str, CacheEntry] = field(default_factory=dict)
     events: list[RunEvent] = field(default_factory=list)
+    jobs: list[JobReport] = field(default_factory=list)
+    """Attempts that ended, for the accounts."""
 
     def __bool__(self) -> bool:
         return bool(self.runs or self.calls or self.attempts or self.deployments or self.cache or self.events)
@@ -51,7 +61,7 @@ class Changes:
 class FlowStore(Protocol):
     """Keeps runs, calls and attempts.
 
-    `commit` is all or nothing, and is refused with `Conflict` when `epoch` is no longer the latest one
+    `commit` is all or nothing, and is refused with `Fenced` when `epoch` is no longer the latest one
     that `take_over` gave: so a loop that was put to sleep and woke up later cannot write. A commit that
     raised may be repeated: rows are whole, and writing them twice is writing them once. A second run
     with an idempotency key that is taken is a `Conflict` too.

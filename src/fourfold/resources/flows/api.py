@@ -1,0 +1,360 @@
+"""What people write: `@step`, `@flow`, and what may be called inside a flow's body.
+
+This module is imported at the top of users' files and of every worker, so it imports little.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import inspect
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import update_wrapper
+from typing import Any, overload
+
+from fourfold.core import context
+from fourfold.core.errors import Refused, did_you_mean
+from fourfold.core.flows import Backoff, FlowRun, Policy
+from fourfold.core.ports.engine import Resources
+from fourfold.core.quantities import Range
+from fourfold.core.times import duration_s
+from fourfold.resources.flows import body as bodies
+from fourfold.resources.flows.body import Future
+
+__all__ = [
+    "Flow",
+    "Future",
+    "Schedule",
+    "Step",
+    "as_completed",
+    "cron",
+    "flow",
+    "now",
+    "random",
+    "scheduled_day",
+    "step",
+    "wait",
+]
+
+
+class _ScheduledDay(dt.date):
+    """Stands for the day that a run is for, in the schedule's zone; replaced before the body starts."""
+
+    def __repr__(self) -> str:
+        return "scheduled_day"
+
+
+scheduled_day: dt.date = _ScheduledDay(1, 1, 1)
+"""As a parameter's default: the day that the run is for (of its tick, or else of its start)."""
+
+
+class Step:
+    """A function that a flow runs as a step. Called outside a flow, it is just the function."""
+
+    def __init__(self, function: Callable[..., Any], name: str, policy: Policy) -> None:
+        self.function = function
+        self.name = name
+        self.policy = policy
+        self._signature = inspect.signature(function)
+        update_wrapper(self, function)
+
+    def __call__(self, *args: Any, key: str = "", **kwargs: Any) -> Any:
+        """Inside a flow: start the step as soon as its inputs are there, and return a `Future`.
+
+        `key` names the call within its run; without one, calls are counted.
+        """
+        body = bodies.current()
+        if key and "key" in self._signature.parameters:
+            kwargs, key = {**kwargs, "key": key}, ""
+        if body is None:
+            return self.function(*args, **kwargs)
+        try:
+            self._signature.bind(*args, **kwargs)
+        except TypeError as error:
+            wrong = [name for name in kwargs if name not in self._signature.parameters]
+            hints = did_you_mean(wrong[0], self._signature.parameters, what="its parameters") if wrong else ()
+            raise Refused(f"step '{self.name}' cannot be called like this: {error}", ways_on=hints) from None
+        return body.call(self, args, kwargs, key)
+
+    def map(self, *iterables: Iterable[Any], **common: Any) -> list[Any]:
+        """Call the step once for each item (or tuple of items, of several iterables), in order."""
+        return [self(*items, **common) for items in zip(*iterables, strict=True)]
+
+    def __repr__(self) -> str:
+        return f"<Step {self.name}>"
+
+
+@overload
+def step(function: Callable[..., Any], /) -> Step: ...
+@overload
+def step(
+    *,
+    name: str = "",
+    cpu: float | str = 1,
+    memory: int | str = 0,
+    gpu: float | str = 0,
+    retries: int = 0,
+    backoff: float | str = "1s..5m",
+    timeout: float | str | dt.timedelta | None = None,
+    cache: bool = False,
+) -> Callable[[Callable[..., Any]], Step]: ...
+def step(
+    function: Callable[..., Any] | None = None,
+    /,
+    *,
+    name: str = "",
+    cpu: float | str = 1,
+    memory: int | str = 0,
+    gpu: float | str = 0,
+    retries: int = 0,
+    backoff: float | str = "1s..5m",
+    timeout: float | str | dt.timedelta | None = None,
+    cache: bool = False,
+) -> Step | Callable[[Callable[..., Any]], Step]:
+    """Make a function a step of flows: run in a worker process, durably, with what it asks for.
+
+    `backoff` is the wait before the second try, and after two dots the longest wait. With `cache`, an
+    equal call (same code of the project's modules that it imports, environment and arguments) is answered
+    from the record, as long as the tables and models that it read or wrote have not moved since.
+
+    >>> @step(cpu=2, memory="1GiB", retries=2, timeout="10m")
+    ... def double(x): return 2 * x
+    >>> double(21), double.policy.timeout_s
+    (42, 600.0)
+    """
+    if not 0 <= retries <= 1000:
+        raise Refused(f"a step is retried from 0 to 1000 times, not {retries}")
+    policy = Policy(
+        resources=Resources(
+            cpu=Range.parse(cpu, what="cpu"),
+            memory_bytes=Range.parse(memory, what="memory", memory=True),
+            gpu=Range.parse(gpu, what="gpu"),
+        ),
+        retries=retries,
+        backoff=_backoff(backoff),
+        timeout_s=None if timeout is None else duration_s(timeout),
+        cache=cache,
+    )
+
+    def make(function: Callable[..., Any]) -> Step:
+        if isinstance(function, Step):
+            raise Refused(f"'{function.name}' is a step already")
+        if inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function):
+            raise Refused(
+                f"step '{function.__name__}' is a generator or a coroutine",
+                ways_on=["return a list or a table; in a coroutine's place, call asyncio.run(...) inside"],
+            )
+        return Step(function, name or function.__name__, policy)
+
+    return make if function is None else make(function)
+
+
+class Schedule:
+    """When a flow runs by itself: a cron line in a zone."""
+
+    def __init__(self, expression: str, tz: str, catchup: str) -> None:
+        from fourfold.core.decide import cron as rule
+
+        self.expression, self.tz, self.catchup = expression, tz, catchup
+        rule.parse(expression)
+        rule.zone(tz)
+        if catchup not in ("none", "latest", "all"):
+            raise Refused(f"catchup {catchup!r} is not known", ways_on=["take none, latest or all"])
+
+    def __repr__(self) -> str:
+        return f"cron({self.expression!r}, tz={self.tz!r})"
+
+
+def cron(expression: str, *, tz: str = "UTC", catchup: str = "latest") -> Schedule:
+    """A schedule: five cron fields or a nickname, in a time zone.
+
+    `catchup` says what happens to ticks missed while nothing ran: `none` of them, the `latest`, or `all`.
+
+    >>> cron("30 2 * * mon-fri", tz="Europe/Berlin")
+    cron('30 2 * * mon-fri', tz='Europe/Berlin')
+    """
+    return Schedule(expression, tz, catchup)
+
+
+class Flow:
+    """A durable function made of steps."""
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        name: str,
+        *,
+        schedule: Schedule | None = None,
+        on_failure: Step | None = None,
+        priority: int = 0,
+    ) -> None:
+        self.function = function
+        self.name = name
+        self.schedule = schedule
+        self.on_failure = on_failure
+        self.priority = priority
+        self.signature = inspect.signature(function)
+        update_wrapper(self, function)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the body in this process: inside another flow as a part of it, elsewhere like `test`."""
+        if bodies.current() is not None:
+            return self.function(*args, **kwargs)
+        return self.test(*args, **kwargs)
+
+    def run(self, *, show: bool | None = None, key: str = "", **params: Any) -> Any:
+        """Run durably and return the result; progress goes to stderr unless `show` is false.
+
+        The run survives this process: started again with the same `key`, it goes on where it was.
+        Raises `FlowFailed`, from the exception of the step that failed.
+        """
+        from fourfold.resources.flows.calls import await_run
+
+        run = self.submit(key=key, **params)
+        return await_run(self, run, show=sys.stderr.isatty() if show is None else show)
+
+    def submit(self, *, key: str = "", **params: Any) -> FlowRun:
+        """Start a durable run and return at once. Parameters are checked before anything starts."""
+        from fourfold.resources.flows.calls import submit
+
+        return submit(self, params, key=key)
+
+    def test(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the body and its steps in this process, one after the other, keeping nothing."""
+        bound = self.signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        today = dt.datetime.now(dt.UTC).date()
+        for name, value in bound.arguments.items():
+            if value is scheduled_day:
+                bound.arguments[name] = today
+        inline = bodies.InlineBody()
+        with bodies.running(inline):
+            result = self.function(*bound.args, **bound.kwargs)
+        if unseen := inline.failures():
+            raise unseen[0]
+        return result.result() if isinstance(result, Future) else result
+
+    def deploy(self) -> Any:
+        """Keep this flow's code under its name, with its schedule."""
+        from fourfold.resources.flows.calls import deploy
+
+        return deploy(self)
+
+    def __repr__(self) -> str:
+        return f"<Flow {self.name}>"
+
+
+@overload
+def flow(function: Callable[..., Any], /) -> Flow: ...
+@overload
+def flow(
+    *, name: str = "", schedule: Schedule | None = None, on_failure: Step | None = None, priority: int = 0
+) -> Callable[[Callable[..., Any]], Flow]: ...
+def flow(
+    function: Callable[..., Any] | None = None,
+    /,
+    *,
+    name: str = "",
+    schedule: Schedule | None = None,
+    on_failure: Step | None = None,
+    priority: int = 0,
+) -> Flow | Callable[[Callable[..., Any]], Flow]:
+    """Make a function a flow: plain Python that calls steps, and survives crashes.
+
+    `on_failure` is a step that is called with the failure's text when the run fails.
+
+    >>> @step
+    ... def add(a, b): return a + b
+    >>> @flow
+    ... def total(n: int = 3):
+    ...     return sum(f.result() for f in [add(i, 1) for i in range(n)])
+    >>> total.test(n=4)
+    10
+    """
+
+    def make(function: Callable[..., Any]) -> Flow:
+        for parameter in inspect.signature(function).parameters.values():
+            if parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL, parameter.POSITIONAL_ONLY):
+                raise Refused(f"flow '{function.__name__}' takes '{parameter}': name each parameter instead")
+        return Flow(
+            function,
+            name or function.__name__,
+            schedule=schedule,
+            on_failure=on_failure,
+            priority=priority,
+        )
+
+    return make if function is None else make(function)
+
+
+def as_completed(futures: Iterable[Future]) -> Iterator[Future]:
+    """The futures in the order in which they end; when the flow is run again, in the same order."""
+    left = list(futures)
+    while left:
+        body = bodies.current()
+        index = 0 if body is None else body.first_done(left)
+        yield left.pop(index)
+
+
+def wait(
+    futures: Sequence[Future], *, timeout: float | str | None = None
+) -> tuple[list[Future], list[Future]]:
+    """Wait until all are done, or the time is over: those that are done, and those that are not."""
+    body = bodies.current()
+    if body is None:
+        return list(futures), []
+    done = body.are_done(futures, None if timeout is None else duration_s(timeout))
+    return (
+        [future for future, is_done in zip(futures, done, strict=True) if is_done],
+        [future for future, is_done in zip(futures, done, strict=True) if not is_done],
+    )
+
+
+def now() -> dt.datetime:
+    """The time, UTC. In a flow's body it is recorded: run again, the body sees the same time."""
+
+    def read() -> dt.datetime:
+        return dt.datetime.now(dt.UTC)
+
+    body = bodies.current()
+    return read() if body is None else body.effect("now", None, read)
+
+
+def random() -> float:
+    """A number from 0 to 1 by chance. In a flow's body it is recorded, like `now`."""
+
+    def draw() -> float:
+        import random as chance
+
+        return chance.SystemRandom().random()
+
+    body = bodies.current()
+    return draw() if body is None else body.effect("random", None, draw)
+
+
+def _backoff(value: float | str) -> Backoff:
+    if isinstance(value, str) and ".." in value:
+        first, _, most = value.partition("..")
+        made = Backoff(first_s=duration_s(first), most_s=duration_s(most))
+    else:
+        made = Backoff(first_s=duration_s(value))
+    if made.most_s < made.first_s:
+        raise Refused(f"backoff {value!r} runs from more to less", ways_on=["write for example 2s..5m"])
+    return made
+
+
+def known_steps(flow: Flow) -> Mapping[str, Step]:
+    """The steps that a flow's code names: those in its module and those its function mentions."""
+    found: dict[str, Step] = {}
+    for value in flow.function.__globals__.values():
+        if isinstance(value, Step):
+            found[value.name] = value
+    if flow.on_failure is not None:
+        found[flow.on_failure.name] = flow.on_failure
+    return found
+
+
+def current_user() -> str:
+    """Who runs this, as far as the context knows."""
+    here = context.ambient()
+    return here.executing.user if here is not None else ""

@@ -1,0 +1,160 @@
+"""How a flow's handle starts a run, follows it and brings its result back."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from fourfold.core import context
+from fourfold.core.errors import NotFound, Refused
+from fourfold.core.flows import Deployment, FlowCancelled, FlowFailed, FlowRun, RunEvent, RunState
+from fourfold.core.times import duration_text, seconds_between
+from fourfold.resources.flows import body as bodies
+from fourfold.resources.flows import bundle, codec, params
+from fourfold.resources.flows.api import Flow, known_steps
+
+is_runner = False
+"""Whether this process is one that carries flows out; such a process starts none while it imports code."""
+
+
+def submit(flow: Flow, given: Mapping[str, Any], *, key: str = "") -> FlowRun:
+    """Check the parameters, pack the code, and start a run."""
+    if is_runner and bodies.current() is None and context.ambient() is None:
+        raise Refused(
+            f"'{flow.name}.run()' stands in the open in its file, so importing the file would run the flow again",
+            ways_on=['put it under:  if __name__ == "__main__":'],
+        )
+    checked = params.check(flow, given)
+    place = _place(flow)
+    return context.services().flows.submit(
+        bundle.pack(bundle.closure(place)),
+        flow=flow.name,
+        module=place.module,
+        attribute=_attribute(flow),
+        params=checked,
+        steps={name: step.policy.resources for name, step in known_steps(flow).items()},
+        key=key,
+        priority=flow.priority,
+        cwd=os.getcwd(),
+        python=sys.executable,
+    )
+
+
+def deploy(flow: Flow) -> Deployment:
+    """Keep a flow's code under its name, with its schedule."""
+    place = _place(flow)
+    schedule = flow.schedule
+    return context.services().flows.deploy(
+        bundle.pack(bundle.closure(place)),
+        flow=flow.name,
+        module=place.module,
+        attribute=_attribute(flow),
+        cron=schedule.expression if schedule else "",
+        tz=schedule.tz if schedule else "UTC",
+        catchup=schedule.catchup if schedule else "latest",
+        scheduled_param=params.scheduled_param(flow),
+        cwd=os.getcwd(),
+        python=sys.executable,
+    )
+
+
+def await_run(flow: Flow, run: FlowRun, *, show: bool) -> Any:
+    """Wait for a run's end; its result, or its failure as `FlowFailed`."""
+    flows = context.services().flows
+    follow = getattr(flows, "follow", None)  # embedded: events are pushed; over HTTP we ask again
+    if follow is not None:
+        for event in follow(run.id):
+            if show:
+                print_event(event)
+    while (run := flows.wait(run.id)).state.is_open:
+        pass
+    return result_of(flow, run)
+
+
+def result_of(flow: Flow, run: FlowRun) -> Any:
+    """The result of a run that ended, decoded; its failure raised."""
+    flows = context.services().flows
+    if run.state is RunState.succeeded:
+        return codec.decode(flows.result(run.id))
+    ways_on = [
+        f"its output: fourfold flow logs {run.id}",
+        f"go on from where it stopped: fourfold flow resume {run.id}",
+    ]
+    if run.state is RunState.cancelled:
+        raise FlowCancelled(f"flow '{flow.name}' was cancelled: {run.reason}", ways_on=ways_on, run=run.id)
+    failure = run.failure
+    said = (
+        "" if failure is None else f"{failure.type}: {failure.message}" if failure.type else failure.message
+    )
+    cause: BaseException | None = None
+    if failure is not None and failure.error is not None and failure.error.inline is not None:
+        try:
+            found = codec.decode(failure.error.inline)
+            cause = found if isinstance(found, BaseException) else None
+        except Exception:
+            cause = None
+    error = FlowFailed(f"flow '{flow.name}' failed: {said}", ways_on=ways_on, run=run.id)
+    if failure is not None and failure.traceback:
+        error.add_note(failure.traceback)
+    raise error from cause
+
+
+def load_flow(module: str, name: str = "") -> Flow:
+    """The flow of this name in a module; the only one, when no name is given."""
+    found = {
+        value.name: value
+        for value in vars(importlib.import_module(module)).values()
+        if isinstance(value, Flow)
+    }
+    if name in found:
+        return found[name]
+    if not name and len(found) == 1:
+        return next(iter(found.values()))
+    from fourfold.core.errors import did_you_mean
+
+    raise NotFound(
+        f"module '{module}' has no flow '{name}'" if name else f"module '{module}' has {len(found)} flows",
+        ways_on=did_you_mean(name, found, what="its flows"),
+    )
+
+
+def print_event(event: RunEvent) -> None:
+    """One line of progress."""
+    mark = {"succeeded": "✓", "cached": "=", "failed": "✗", "running": "▸", "retry_wait": "↻"}.get(
+        event.state, "·"
+    )
+    if event.what != "call" or event.state in ("blocked", "ready", "leased"):
+        return
+    line = f"{mark} {event.call:<32} {event.state}" + (f"  {event.reason}" if event.reason else "")
+    print(line, file=sys.stderr, flush=True)  # noqa: T201 - progress for whoever waits
+
+
+def run_text(run: FlowRun) -> str:
+    """A run in one line."""
+    took = ""
+    if run.started_at is not None and run.ended_at is not None:
+        took = f" in {duration_text(seconds_between(run.started_at, run.ended_at))}"
+    return f"{run.flow} {run.state}{took} ({run.id})"
+
+
+def _place(flow: Flow) -> bundle.Place:
+    module = sys.modules.get(flow.function.__module__)
+    if module is None:
+        raise Refused(f"the module '{flow.function.__module__}' of flow '{flow.name}' is not imported")
+    place = bundle.place_of(module)
+    if module.__name__ == "__main__" and place.module != "__main__":
+        sys.modules.setdefault(place.module, module)  # so that its classes come back as the same classes
+    return place
+
+
+def _attribute(flow: Flow) -> str:
+    name = flow.function.__name__
+    if flow.function.__globals__.get(name) is not flow:
+        raise Refused(
+            f"flow '{flow.name}' is not the module's own '{name}', so another process could not find it",
+            ways_on=["define the flow at the top of its module"],
+        )
+    return name

@@ -1,0 +1,429 @@
+"""The flows room as a service: words go to the owner's loop, questions to the catalog."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import sqlalchemy as sa
+
+from fourfold.catalog import lineage
+from fourfold.catalog.database import Catalog
+from fourfold.core.compute import Job, JobReport
+from fourfold.core.context import Ref
+from fourfold.core.decide.schedule import next_tick
+from fourfold.core.errors import NotFound, Refused
+from fourfold.core.flows import (
+    BODY,
+    Attempt,
+    CallState,
+    Code,
+    Deployment,
+    FlowRun,
+    Graph,
+    LogPiece,
+    Reason,
+    RunEvent,
+    RunId,
+    ScheduleInfo,
+    StepCall,
+)
+from fourfold.core.lineage import Edge
+from fourfold.core.ports.blobs import BlobStore, Digest
+from fourfold.core.ports.clock import Clock
+from fourfold.core.ports.engine import Engine, Resources
+from fourfold.core.ports.flow_store import Changes
+from fourfold.core.wire import convert, plain
+from fourfold.resources.flows import bundle
+from fourfold.resources.flows.client import Client
+from fourfold.resources.flows.loop import Resolve, Settings
+from fourfold.resources.flows.owner import Lock, Owner
+from fourfold.resources.flows.tables import FlowTables
+
+LOG_BYTES = 256 * 1024
+MOST_LISTED = 1000
+
+
+class Accounts(Protocol):
+    """What of the compute room is needed here: to keep what attempts used, and read what they cost."""
+
+    def record_in(self, connection: sa.Connection, reports: tuple[JobReport, ...]) -> tuple[Job, ...]: ...
+
+    def jobs(self, flow_run: str | None = None, *, limit: int = 100) -> tuple[Job, ...]: ...
+
+
+class FlowService:
+    """Durable flows of one project. Fulfils `core.services.flows.Flows`."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        blobs: BlobStore,
+        *,
+        home: Path,
+        engine: Callable[[], Engine],
+        clock: Clock,
+        new_id: Callable[[str], str],
+        environment: Callable[[], str] = lambda: "",
+        accounts: Accounts | None = None,
+        resolve: Resolve | None = None,
+        settings: Settings | None = None,
+    ) -> None:
+        """`engine` is made when this process first becomes the owner; it must be the loop's own, because
+        the owner ends everything that an earlier life of it left running."""
+        self._home = home.absolute()
+        self._blobs = blobs
+        self._clock = clock
+        self._environment = environment
+        self._accounts = accounts
+        self._tables = FlowTables(catalog, also=self._record)
+        self._step_codes: dict[tuple[str, str], str] = {}
+        self._unpacking = threading.Lock()
+        self._settings = settings
+
+        def make_owner(lock: Lock, is_firing: bool) -> Owner:
+            return Owner(
+                home=self._home,
+                store=self._tables,
+                engine=engine(),
+                clock=clock,
+                new_id=new_id,
+                code_folder=self.code_folder,
+                lock=lock,
+                resolve=resolve,
+                step_code=self._step_code,
+                settings=settings,
+                is_firing=is_firing,
+            )
+
+        self._client = Client(self._home, make_owner)
+
+    def __repr__(self) -> str:
+        return f"<FlowService at {self._home}>"
+
+    # In process only
+
+    def start_loop(self) -> Owner:
+        """Become the owner that also fires schedules (`fourfold up`); refused while another process is."""
+        return self._client.own(is_firing=True)
+
+    def stop_loop(self) -> None:
+        """Stop being the owner. Open runs go on with the next one."""
+        self._client.close()
+
+    close = stop_loop
+
+    def follow(self, run_id: str) -> Iterator[RunEvent]:
+        """What happens to a run, as it happens, until it has ended."""
+        seen = 0
+        for _ in self._client.follow(run_id):
+            for event in self.events(run_id, after=seen):
+                seen = event.seq
+                yield event
+
+    # The protocol
+
+    def submit(
+        self,
+        bundle: bytes,
+        *,
+        flow: str,
+        module: str,
+        attribute: str,
+        params: Mapping[str, Any] | None = None,
+        steps: Mapping[str, Resources] | None = None,
+        key: str = "",
+        priority: int = 0,
+        user: str = "",
+        cwd: str = "",
+        python: str = "",
+    ) -> FlowRun:
+        run = {
+            "flow": flow,
+            "code": plain(self._keep_code(bundle, module, attribute)),
+            "environment": self._environment(),
+            "params": dict(params or {}),
+            "python": self._python(python),
+            "cwd": cwd or str(self._home.parent),
+            "key": key or f"submit/{secrets.token_hex(16)}",  # so that asking again makes no second run
+            "priority": priority,
+            "user": user,
+        }
+        answer = self._client.ask({"type": "submit", "run": run, "steps": plain(dict(steps or {}))})
+        return _run(answer)
+
+    def get(self, run_id: str) -> FlowRun:
+        found = self._tables.run(run_id)
+        if found is None:
+            raise self._unknown(run_id)
+        return found
+
+    def list(
+        self, flow: str = "", *, state: str = "", before: str = "", limit: int = 50
+    ) -> tuple[FlowRun, ...]:
+        limit = max(1, min(limit, MOST_LISTED))
+        return self._tables.runs(flow=flow, state=state, before=before, limit=limit)
+
+    def graph(self, run_id: str) -> Graph:
+        found = self._tables.graph(run_id)
+        if found is None:
+            raise self._unknown(run_id)
+        run, calls, attempts = found
+        return Graph(run, calls, self._with_accounts(run_id, attempts))
+
+    def events(self, run_id: str, *, after: int = 0, limit: int = 1000) -> tuple[RunEvent, ...]:
+        return self._tables.events(run_id, after=after, limit=max(1, min(limit, 10 * MOST_LISTED)))
+
+    def wait(self, run_id: str, *, timeout_s: float = 30.0) -> FlowRun:
+        deadline = time.monotonic() + min(max(timeout_s, 0.0), 3600.0)
+        while (run := self.get(run_id)).state.is_open and (left := deadline - time.monotonic()) > 0:
+            for _ in self._client.follow(run_id, left):
+                pass
+        return run
+
+    def result(self, run_id: str, *, call: str = "") -> bytes:
+        found: FlowRun | StepCall = self._call(run_id, call) if call else self.get(run_id)
+        if found.result is None:
+            name = f"call {call} of run {run_id}" if call else f"run {run_id}"
+            raise NotFound(f"{name} has no result: it is {found.state}", state=str(found.state))
+        if found.result.inline is not None:
+            return found.result.inline
+        return self._blobs.get(Digest(found.result.digest))
+
+    def cancel(self, run_id: str, *, why: str = "") -> FlowRun:
+        self.get(run_id)
+        return _run(self._client.ask({"type": "cancel", "run": run_id, "why": why}))
+
+    def resume(self, run_id: str) -> FlowRun:
+        self.get(run_id)
+        return _run(self._client.ask({"type": "resume", "run": run_id}))
+
+    def logs(self, run_id: str, *, call: str = "", attempt: int = 0, offset: int = 0) -> LogPiece:
+        found = self._tables.attempt(run_id, call or BODY, attempt)
+        if found is None:
+            self._call(run_id, call or BODY)
+            return LogPiece("", offset, is_end=not self.get(run_id).state.is_open)
+        try:
+            with open(found.log, "rb") as file:
+                file.seek(offset)
+                data = file.read(LOG_BYTES)
+                size = os.fstat(file.fileno()).st_size
+        except OSError:  # it has printed nothing, or ran elsewhere
+            data, size = b"", offset
+        end = offset + len(data)
+        return LogPiece(data.decode(errors="replace"), end, found.ended_at is not None and end >= size)
+
+    def why(self, run_id: str, *, call: str = "") -> tuple[Reason, ...]:
+        graph = self.graph(run_id)
+        answer = self._client.ask_if_owned({"type": "why", "run": run_id})
+        holds: Mapping[str, str] = {} if answer is None else answer["holds"]
+        found = [_reason(each, holds, has_owner=answer is not None) for each in graph.calls]
+        if call:
+            self._call(run_id, call)
+            found = [reason for reason in found if reason.call == call]
+        return tuple(found)
+
+    def deploy(
+        self,
+        bundle: bytes,
+        *,
+        flow: str,
+        module: str,
+        attribute: str,
+        params: Mapping[str, Any] | None = None,
+        cron: str = "",
+        tz: str = "UTC",
+        catchup: str = "latest",
+        scheduled_param: str = "",
+        cwd: str = "",
+        python: str = "",
+    ) -> Deployment:
+        if cron:
+            from fourfold.core.decide import cron as rule
+
+            rule.parse(cron)
+            rule.zone(tz)
+        if catchup not in ("none", "latest", "all"):
+            raise Refused(f"catchup {catchup!r} is not known", ways_on=["take none, latest or all"])
+        asked = {
+            "flow": flow,
+            "code": plain(self._keep_code(bundle, module, attribute)),
+            "params": dict(params or {}),
+            "cron": cron,
+            "tz": tz,
+            "catchup": catchup,
+            "scheduled_param": scheduled_param,
+            "cwd": cwd or str(self._home.parent),
+            "python": self._python(python),
+            "environment": self._environment(),
+        }
+        return _deployment(self._client.ask({"type": "deploy", "deployment": asked}))
+
+    def deployments(self) -> tuple[Deployment, ...]:
+        return tuple(self._tables.deployments())
+
+    def start(self, flow: str, *, params: Mapping[str, Any] | None = None, key: str = "") -> FlowRun:
+        key = key or f"submit/{secrets.token_hex(16)}"
+        return _run(
+            self._client.ask({"type": "start", "flow": flow, "params": dict(params or {}), "key": key})
+        )
+
+    def pause_schedule(self, flow: str, *, is_paused: bool = True) -> Deployment:
+        return _deployment(self._client.ask({"type": "pause_schedule", "flow": flow, "is_paused": is_paused}))
+
+    def schedules(self) -> tuple[ScheduleInfo, ...]:
+        answer = self._client.ask_if_owned({"type": "why", "run": ""})
+        is_firing = answer is not None and bool(answer["is_firing"])
+        now = self._clock.now()
+        return tuple(
+            ScheduleInfo(
+                deployment.flow,
+                deployment.cron,
+                deployment.tz,
+                deployment.catchup,
+                None if deployment.is_paused else next_tick(deployment, now),
+                deployment.last_tick,
+                deployment.is_paused,
+                is_firing,
+            )
+            for deployment in self.deployments()
+            if deployment.cron
+        )
+
+    # How
+
+    def code_folder(self, code: Code) -> Path:
+        """The folder that holds a run's code, unpacked here now if it was not before."""
+        folder = self._home / "code" / code.digest
+        if folder.is_dir():
+            return folder
+        with self._unpacking:
+            return bundle.unpack(self._blobs.get(Digest(code.blob)), self._home / "code", code.digest)
+
+    def _keep_code(self, data: bytes, module: str, attribute: str) -> Code:
+        digest = bundle.bundle_digest(data)
+        blob = self._blobs.put(data)
+        bundle.unpack(data, self._home / "code", digest)
+        return Code(digest, module, attribute, str(blob))
+
+    def _step_code(self, code: Code, module: str) -> str:
+        """Digest of the project's modules that a step's module imports."""
+        known = self._step_codes.get((code.digest, module))
+        if known is None:
+            folder = self.code_folder(code)
+            base = folder.joinpath(*module.split("."))
+            files = [
+                path for path in (base / "__init__.py", base.with_name(base.name + ".py")) if path.is_file()
+            ]
+            if files:
+                known = bundle.digest(bundle.closure(bundle.Place(module, files[0], folder)))
+            else:
+                known = "environment"  # an installed module: the environment's identity stands for it
+            self._step_codes[code.digest, module] = known
+        return known
+
+    def _python(self, asked: str) -> str:
+        import sys
+
+        return asked if asked and Path(asked).is_file() else sys.executable
+
+    def _record(self, connection: sa.Connection, changes: Changes) -> None:
+        """Within the loop's commit: the accounts of attempts that ended, and what was made from what."""
+        if self._accounts is not None and changes.jobs:
+            self._accounts.record_in(connection, tuple(changes.jobs))
+        if edges := tuple(_edges(changes.calls.values())):
+            lineage.record(connection, edges)
+
+    def _with_accounts(self, run_id: str, attempts: tuple[Attempt, ...]) -> tuple[Attempt, ...]:
+        from dataclasses import replace
+
+        if self._accounts is None:
+            return attempts
+        jobs = {job.report.key: job.account for job in self._accounts.jobs(run_id, limit=10_000)}
+        return tuple(
+            replace(attempt, utilisation=account.utilisation, cost_nanousd=account.cost_nanousd)
+            if (account := jobs.get(attempt.key)) is not None
+            else attempt
+            for attempt in attempts
+        )
+
+    def _call(self, run_id: str, key: str) -> StepCall:
+        found = self._tables.call(run_id, key)
+        if found is None:
+            from fourfold.core.errors import did_you_mean
+
+            calls = {call.key for call in self.graph(run_id).calls}
+            raise NotFound(
+                f"run {run_id} has made no call '{key}'", ways_on=did_you_mean(key, calls, what="its calls")
+            )
+        return found
+
+    def _unknown(self, run_id: str) -> NotFound:
+        from fourfold.core.errors import did_you_mean
+
+        newest = [run.id for run in self.list(limit=5)]
+        return NotFound(
+            f"there is no flow run '{run_id}'", ways_on=did_you_mean(run_id, newest, what="newest runs")
+        )
+
+
+def _run(answer: Mapping[str, Any]) -> FlowRun:
+    run: FlowRun = convert(answer["run"], FlowRun, what="flow run")
+    return run
+
+
+def _deployment(answer: Mapping[str, Any]) -> Deployment:
+    found: Deployment = convert(answer["deployment"], Deployment, what="deployment")
+    return found
+
+
+def _edges(calls: Iterable[StepCall]) -> Iterator[Edge]:
+    """What a call read went into it, and what it wrote came from it."""
+    for call in calls:
+        if call.state is not CallState.succeeded or not (call.reads or call.writes):
+            continue
+        at = call.ended_at or call.created_at
+        step = Ref("step", f"{call.run}/{call.key}", str(call.attempt))
+        yield Edge(Ref("flow_run", call.run), step, None, at)
+        for ref in call.reads:
+            yield Edge(ref, step, None, at)
+        for ref in call.writes:
+            yield Edge(step, ref, step, at)
+
+
+def _reason(call: StepCall, holds: Mapping[str, str], *, has_owner: bool) -> Reason:
+    text = call.reason
+    if call.state in (CallState.ready, CallState.retry_wait, CallState.blocked):
+        text = holds.get(call.key, text)
+        if not has_owner:
+            text += "; nothing runs this project's loop now: start `fourfold up`, or run a flow"
+    return Reason(call.key, call.state.value, text)
+
+
+def current_versions(storage: Any, models: Any = None) -> Resolve:
+    """What names stand for now, for the cache: tables by their latest version; versions never move."""
+
+    def resolve(ref: Ref) -> str | None:
+        try:
+            match ref.kind:
+                case "table":
+                    return str(storage.describe(ref.name).version)
+                case "blob" | "run" | "training_set":
+                    return ref.version
+                case "model" if models is not None:
+                    models.resolve(f"{ref.name}/{ref.version}")
+                    return ref.version
+                case _:
+                    return None
+        except NotFound:
+            return None
+
+    return resolve
+
+
+__all__ = ["FlowService", "RunId", "current_versions"]

@@ -1,0 +1,52 @@
+"""Encoded values on their way: small ones inside the message and the row, large ones as blobs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+from fourfold.core.errors import Corrupted
+from fourfold.core.flows import INLINE_BYTES, Stored
+from fourfold.resources.flows import codec
+
+
+class Bytes(Protocol):
+    """What of a blob store is needed here; the storage service has it too."""
+
+    def put_blob(self, data: bytes) -> Any: ...
+
+    def get_blob(self, digest: Any) -> bytes: ...
+
+
+def store(data: bytes, blobs: Callable[[], Bytes]) -> Stored:
+    """Keep encoded bytes: within the value itself when small, else as a blob."""
+    if len(data) <= INLINE_BYTES:
+        return Stored(codec.digest(data), len(data), data)
+    return Stored(str(blobs().put_blob(data)), len(data))
+
+
+def fetch(stored: Stored, blobs: Callable[[], Bytes]) -> bytes:
+    """The encoded bytes of a stored value."""
+    return stored.inline if stored.inline is not None else blobs().get_blob(stored.digest)
+
+
+def to_wire(stored: Stored | None, parts: list[bytes]) -> dict[str, Any] | None:
+    """A stored value for a frame's header; inline bytes become one of the parts."""
+    if stored is None:
+        return None
+    wire: dict[str, Any] = {"digest": stored.digest, "size_bytes": stored.size_bytes}
+    if stored.inline is not None:
+        wire["part"] = len(parts)
+        parts.append(stored.inline)
+    return wire
+
+
+def from_wire(wire: Mapping[str, Any] | None, parts: Sequence[bytes]) -> Stored | None:
+    """The stored value that `to_wire` wrote."""
+    if wire is None:
+        return None
+    index = wire.get("part")
+    inline = None if index is None else parts[index]
+    if inline is not None and len(inline) != wire["size_bytes"]:
+        raise Corrupted(f"a value of {wire['size_bytes']} bytes came with {len(inline)}")
+    return Stored(wire["digest"], wire["size_bytes"], inline)

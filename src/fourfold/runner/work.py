@@ -1,0 +1,195 @@
+"""Carries tasks out: a step's attempt, or a flow's body. One at a time, in a process that stays warm."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from fourfold.core import context
+from fourfold.core.context import Executing, Ref
+from fourfold.core.frames import Header
+from fourfold.core.times import Instant
+from fourfold.resources.flows import body as bodies
+from fourfold.resources.flows import calls, codec, values
+from fourfold.resources.flows.api import Flow, Step
+from fourfold.resources.flows.connection import Connection
+from fourfold.runner.durable import DurableBody, failure_of, refs_out
+from fourfold.runner.meter import Meter
+
+
+class StepAmbient:
+    """What rooms report to while a step runs."""
+
+    def __init__(self, executing: Executing) -> None:
+        self.executing = executing
+        self.reads: dict[Ref, None] = {}
+        self.writes: dict[Ref, None] = {}
+        self._write_index = 0
+
+    def record_read(self, ref: Ref) -> None:
+        self.reads[ref] = None
+
+    def record_write(self, ref: Ref) -> None:
+        self.writes[ref] = None
+
+    def write_key(self) -> str:
+        self._write_index += 1
+        return f"{self.executing.flow_run}/{self.executing.call}:{self._write_index}"
+
+
+class Worker:
+    """Performs the tasks that the loop sends over its connection."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._meter = Meter()
+        self._code = ""
+        self._functions: dict[tuple[str, str], Callable[..., Any]] = {}
+        self._null = os.open(os.devnull, os.O_WRONLY)
+        self._own_output = (os.dup(1), os.dup(2))
+
+    def perform(self, task: Header, parts: list[bytes]) -> None:
+        """Carry one task out and report how it ended."""
+        answer: Header = {"run": task["run"], "key": task["key"], "n": task["n"]}
+        self._connection.send({"type": "began", **answer})
+        out: list[bytes] = []
+        with self._output_to(task.get("log", "")):
+            self._meter.start()
+            try:
+                self._use_code(os.environ["FOURFOLD_CODE"])
+                executing = Executing(
+                    task["run"],
+                    task["key"],
+                    task["n"],
+                    task["code"],
+                    task["environment"],
+                    task.get("user", ""),
+                )
+                if task["kind"] == "body":
+                    ambient: Any = None
+                    value = self._body(task, parts, executing)
+                else:
+                    ambient = StepAmbient(executing)
+                    value = self._step(task, parts, ambient)
+                stored = values.store(value, _storage)
+                answer |= {"type": "finished", "result": values.to_wire(stored, out)}
+                if ambient is not None:
+                    answer |= {"reads": refs_out(ambient.reads), "writes": refs_out(ambient.writes)}
+            except Exception as error:
+                out.clear()
+                answer |= {"type": "failed", "failure": failure_of(error, task["key"], out)}
+                bodies_text = answer["failure"]["traceback"]
+                sys.stderr.write(bodies_text)
+            except SystemExit as error:
+                out.clear()
+                answer |= {"type": "failed", "failure": _exit_failure(error, task["key"])}
+            answer["usage"] = self._meter.stop()
+        self._connection.send(answer, out)
+
+    def _step(self, task: Header, parts: list[bytes], ambient: StepAmbient) -> bytes:
+        function = self._function(task["module"], task["qualname"])
+        inputs = [codec.decode(values.fetch(_stored(wire, parts), _storage)) for wire in task["inputs"]]
+        arguments = values.fetch(_stored(task["arguments"], parts), _storage)
+        args, kwargs = codec.decode(arguments, inputs=inputs)
+        with context.within(ambient):
+            value = function(*args, **kwargs)
+        return codec.encode(value, what=f"the result of step '{task['name']}'")
+
+    def _body(self, task: Header, parts: list[bytes], executing: Executing) -> bytes:
+        from fourfold.resources.flows import params
+
+        module = importlib.import_module(task["module"])
+        flow = getattr(module, task["qualname"])
+        assert isinstance(flow, Flow), "a run is made from a flow"
+        records = [(record, parts) for record in task["records"]]
+        body = DurableBody(self._connection, executing, records, _storage)
+        arguments = params.read(flow, task["params"], at=Instant(task["at"]), tz=task["tz"])
+        with bodies.running(body), context.within(body.ambient):
+            try:
+                result = flow.function(**arguments)
+                if isinstance(result, bodies.Future):
+                    result = result.result()
+                body.finish()
+            except Exception as error:
+                if flow.on_failure is not None:
+                    self._on_failure(body, flow.on_failure, error)
+                raise
+
+            def resolved(value: Any) -> int | None:
+                if isinstance(value, bodies.Future):
+                    futures.append(value.result())
+                    return len(futures) - 1
+                return None
+
+            futures: list[Any] = []
+            data = codec.encode(result, future=resolved, what=f"the result of flow '{flow.name}'")
+            if futures:
+                data = codec.encode(codec.decode(data, inputs=futures))
+        return data
+
+    def _on_failure(self, body: DurableBody, step: Step, error: Exception) -> None:
+        text = f"{type(error).__name__}: {error}"
+        with contextlib.suppress(Exception):  # its own failure is on record; the flow's failure stands
+            body.outcome(body.call(step, (text,), {}, "on_failure")).value()
+
+    def _function(self, module: str, qualname: str) -> Callable[..., Any]:
+        found = self._functions.get((module, qualname))
+        if found is None:
+            target: Any = importlib.import_module(module)
+            for piece in qualname.split("."):
+                target = getattr(target, piece)
+            found = target.function if isinstance(target, Step) else target
+            assert callable(found)
+            self._functions[module, qualname] = found
+        return found
+
+    def _use_code(self, path: str) -> None:
+        if path != self._code:
+            assert not self._code, "a worker holds one bundle of code for its life"
+            sys.path.insert(0, path)
+            self._code = path
+            calls.is_runner = True
+
+    @contextlib.contextmanager
+    def _output_to(self, log: str) -> Iterator[None]:
+        """Let what the task prints, and what programs that it starts print, go to its own log."""
+        if not log:
+            yield
+            return
+        target = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        os.dup2(target, 1)
+        os.dup2(target, 2)
+        try:
+            yield
+        finally:
+            for stream in (sys.stdout, sys.stderr):
+                with contextlib.suppress(Exception):
+                    stream.flush()
+            os.dup2(self._own_output[0], 1)
+            os.dup2(self._own_output[1], 2)
+            os.close(target)
+
+
+def _storage() -> values.Bytes:
+    return context.services().storage
+
+
+def _stored(wire: Header, parts: list[bytes]) -> Any:
+    stored = values.from_wire(wire, parts)
+    assert stored is not None
+    return stored
+
+
+def _exit_failure(error: SystemExit, call: str) -> dict[str, Any]:
+    return {
+        "kind": "failed",
+        "type": "SystemExit",
+        "message": f"the step called exit({error.code!r})",
+        "traceback": "",
+        "call": call,
+        "is_permanent": False,
+    }
