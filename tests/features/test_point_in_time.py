@@ -30,13 +30,15 @@ VIEW = View(
     Entity("e", ("k", "j")),
     SOURCE,
     latest=(Latest("last_x", "x"), Latest("last_t", "t")),
-    windows=tuple(
-        Window(f"{function}_{column}_{length}_{hop}_{len(where)}", function, column, length, hop, where)
-        for function in FUNCTIONS
-        for column in ("x", "n")
-        for length, hop, where in ((10, 0, ""), (10, 4, "n > 1"), (25, 10, ""))
-    )
-    + (Window("events", "count", "", 10),),
+    windows=(
+        *(
+            Window(f"{function}_{column}_{length}_{hop}_{len(where)}", function, column, length, hop, where)
+            for function in FUNCTIONS
+            for column in ("x", "n")
+            for length, hop, where in ((10, 0, ""), (10, 4, "n > 1"), (25, 10, ""))
+        ),
+        Window("events", "count", "", 10),
+    ),
 )
 
 floats = st.one_of(

@@ -300,8 +300,9 @@ class Pushed:
     applied: int
     duplicates: int
     null_keys: int
+    """Events of which a view could not tell the entity, or whose time or id is null."""
     too_late: int
-    """Applied events older than anything a view still answers for: recorded, without effect online."""
+    """Applied events older than anything a view still answers for: recorded, but without effect online."""
     watermark: int
 
 
@@ -315,7 +316,6 @@ class Materialized:
     applied: int
     duplicates: int
     null_keys: int
-    too_late: int
     watermark: int
     seconds: float
 

@@ -1,0 +1,395 @@
+"""What the online store keeps of one entity for one view, and how it answers at a time t.
+
+A state holds raw events from the *horizon* on (and a little before, to whole tiles), sorted by (time,
+available, id), and tiles of partial aggregates before it, one list for each hop. The horizon is the
+newest event's time minus the view's lag: a read at t >= horizon is exact, whatever the order in which
+events came; an earlier one is refused as too old. Since no such read looks inside a closed tile, a tile
+never leaks an event at or after t.
+
+A record is the state as bytes behind a *head*: the feature values of the next moment and how long they
+hold. Most reads need only the head.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right, insort
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import msgspec
+
+from fourfold.core.decide.windows import closed_until_us, oldest_event_us, oldest_tile_us, start_us
+from fourfold.core.features import EXACT_HOP_US, Kind, Scalar, Status, View, Window
+from fourfold.mlplatform.features.expressions import Evaluate, compile_row, parse
+from fourfold.mlplatform.features.offline import feature_kinds, input_kinds
+
+FOREVER = (1 << 63) - 1
+NEVER = -(1 << 63)
+_MOST = 1 << 63
+
+
+class Event(NamedTuple):
+    """One event as a view sees it; the first three order it."""
+
+    time: int
+    known: int
+    id: bytes
+    inputs: tuple[Any, ...]
+    """What each window input gains from it; `None` for nothing."""
+    latest: tuple[Any, ...]
+
+
+class Partial(NamedTuple):
+    """What some values of one input come to: the intermediate form of all five aggregates."""
+
+    n: int
+    total: Any
+    least: Any
+    greatest: Any
+
+
+@dataclass(slots=True)
+class State:
+    """One entity's raw events and tiles. `tiles[level]` maps a tile's start to a partial per input."""
+
+    horizon: int
+    events: list[Event] = field(default_factory=list)
+    tiles: list[dict[int, list[Partial | None]]] = field(default_factory=list)
+
+
+class Reading(NamedTuple):
+    """A view's values at a time, and the first later time at which they may differ if nothing comes."""
+
+    values: tuple[Scalar, ...]
+    statuses: tuple[Status, ...] | None
+    """`None` when all are present."""
+    until: int
+
+
+class Program:
+    """A view compiled for the online side: lift events, apply them, evaluate at t, pack and unpack."""
+
+    def __init__(self, view: View, kinds: dict[str, Kind]) -> None:
+        self.view = view
+        self.columns = tuple(sorted(kinds))
+        self.kinds = feature_kinds(view, kinds)
+        self.key_kinds = tuple(kinds[key] for key in view.entity.keys)
+        self.prefix = bytes.fromhex(view.version)
+        self._inputs = list(dict.fromkeys((w.column, w.where) for w in view.windows))
+        self._lifts = [self._lift(column, where, kinds) for column, where in self._inputs]
+        self._latest = [self.columns.index(latest.column) for latest in view.latest]
+        self._hops = sorted({w.hop_us for w in view.windows if w.hop_us != EXACT_HOP_US})
+        self._spans = list(dict.fromkeys((w.length_us, w.hop_us) for w in view.windows))
+        self._finals = [
+            (
+                self._spans.index((w.length_us, w.hop_us)),
+                self._inputs.index((w.column, w.where)),
+                _final(w, self.kinds[w.name]),
+            )
+            for w in view.windows
+        ]
+        features = list(input_kinds(view, kinds))
+        self._expressions: list[Evaluate] = [compile_row(parse(e.sql), features) for e in view.expressions]
+        self._names = view.feature_names
+        self.unknown = self._unknown()
+        self.null_key = self._all_null(Status.missing)
+
+    # -- events in
+
+    def lift(self, row: Sequence[Any], *, time: int, known: int, id: bytes) -> Event:  # noqa: A002
+        """An event from a source row (values in the order of `columns`)."""
+        return Event(
+            time, known, id, tuple([lift(row) for lift in self._lifts]), tuple([row[i] for i in self._latest])
+        )
+
+    def apply(self, state: State, events: Sequence[Event], *, newest: int) -> list[bool]:
+        """Put events into the state and move its horizon; says of each whether it can matter to any read."""
+        if not state.tiles:
+            state.tiles = [{} for _ in self._hops]
+        effects = [self._insert(state, event) for event in events]
+        self._advance(state, newest - self.view.lag_us)
+        return effects
+
+    def _insert(self, state: State, event: Event) -> bool:
+        matters = False
+        for hop, tiles in zip(self._hops, state.tiles, strict=True):
+            if event.time < closed_until_us(state.horizon, hop):
+                tile = event.time - event.time % hop
+                if tile >= oldest_tile_us(state.horizon, self.view.windows, hop):
+                    _add(tiles, tile, event.inputs)
+                    matters = True
+        if self._is_kept(state, event):
+            insort(state.events, event, key=_order)
+            matters = True
+        return matters
+
+    def _is_kept(self, state: State, event: Event) -> bool:
+        if event.time >= oldest_event_us(state.horizon, self.view.windows):
+            return True
+        if not self._latest:
+            return False
+        base = bisect_right(state.events, state.horizon, key=_time)
+        return base == 0 or _order(event) > _order(state.events[base - 1])
+
+    def _advance(self, state: State, horizon: int) -> None:
+        if horizon <= state.horizon:
+            return
+        for hop, tiles in zip(self._hops, state.tiles, strict=True):
+            first = bisect_left(state.events, closed_until_us(state.horizon, hop), key=_time)
+            last = bisect_left(state.events, closed_until_us(horizon, hop), key=_time)
+            for event in state.events[first:last]:
+                _add(tiles, event.time - event.time % hop, event.inputs)
+            oldest = oldest_tile_us(horizon, self.view.windows, hop)
+            for start in [start for start in tiles if start < oldest]:
+                del tiles[start]
+        state.horizon = horizon
+        keep = bisect_left(state.events, oldest_event_us(horizon, self.view.windows), key=_time)
+        if self._latest:  # the newest event at the horizon stays: reads at the horizon need it
+            keep = min(keep, max(bisect_right(state.events, horizon, key=_time) - 1, 0))
+        del state.events[:keep]
+
+    # -- values out
+
+    def evaluate(self, state: State, t: int) -> Reading:
+        """The features at t over everything in the state."""
+        if t < state.horizon:
+            return self._all_null(Status.too_old)
+        values: list[Any] = []
+        statuses: list[Status] = []
+        until = self._next_event(state, t)
+        if self._latest:
+            until = min(until, self._read_latest(state, t, values, statuses))
+        spans = []
+        for length, hop in self._spans:
+            partials, oldest = self._merge(state, t, length, hop)
+            spans.append(partials)
+            if oldest is not None:
+                until = min(until, oldest + length + (hop or 1))
+        for span, place, final in self._finals:
+            value, status = final(spans[span][place])
+            values.append(value)
+            statuses.append(status)
+        self._finish(values, statuses)
+        return Reading(tuple(values), _statuses(statuses), until)
+
+    def _next_event(self, state: State, t: int) -> int:
+        """When the next event changes something: one at t itself enters windows a microsecond later."""
+        place = bisect_left(state.events, t, key=_time)
+        if place == len(state.events):
+            return FOREVER
+        return max(state.events[place].time, t + 1)
+
+    def _read_latest(self, state: State, t: int, values: list[Any], statuses: list[Status]) -> int:
+        place = bisect_right(state.events, t, key=_time)
+        if place == 0:
+            values.extend([None] * len(self._latest))
+            statuses.extend([Status.missing] * len(self._latest))
+            return FOREVER
+        newest = state.events[place - 1]
+        ttl_us = self.view.ttl_us
+        if ttl_us and t - newest.time > ttl_us:
+            values.extend([None] * len(self._latest))
+            statuses.extend([Status.expired] * len(self._latest))
+            return FOREVER
+        values.extend(newest.latest)
+        statuses.extend([Status.present] * len(self._latest))
+        return newest.time + ttl_us + 1 if ttl_us else FOREVER
+
+    def _merge(self, state: State, t: int, length: int, hop: int) -> tuple[list[Partial | None], int | None]:
+        """Each input over `[start, t)`, and the start of the oldest thing in it (to whole hops)."""
+        start = start_us(t, Window("", "count", "", length, hop))
+        merged: list[Partial | None] = [None] * len(self._inputs)
+        oldest: int | None = None
+        if hop == EXACT_HOP_US:
+            first = bisect_left(state.events, start, key=_time)
+        else:
+            closed = closed_until_us(state.horizon, hop)
+            if start < closed:
+                tiles = state.tiles[self._hops.index(hop)] if state.tiles else {}
+                for tile in sorted(tile for tile in tiles if tile >= start):
+                    oldest = tile if oldest is None else oldest
+                    merged = [_merge_two(a, b) for a, b in zip(merged, tiles[tile], strict=True)]
+            first = bisect_left(state.events, max(start, closed), key=_time)
+        last = bisect_left(state.events, t, key=_time)
+        for event in state.events[first:last]:
+            merged = [_grow(partial, x) for partial, x in zip(merged, event.inputs, strict=True)]
+        if oldest is None and first < last:
+            oldest = state.events[first].time
+            oldest -= oldest % hop if hop else 0
+        return merged, oldest
+
+    def _finish(self, values: list[Any], statuses: list[Status]) -> None:
+        inputs = list(values)
+        for evaluate in self._expressions:
+            value = evaluate(inputs)
+            values.append(value)
+            statuses.append(Status.missing if value is None else Status.present)
+
+    def _unknown(self) -> Reading:
+        """What is said of an entity without any event: counts are 0."""
+        reading = self.evaluate(State(NEVER, [], [{} for _ in self._hops]), 0)
+        return Reading(reading.values, (Status.missing,) * len(self._names), FOREVER)
+
+    def _all_null(self, status: Status) -> Reading:
+        values: list[Any] = [None] * (len(self._names) - len(self._expressions))
+        self._finish(values, [])
+        if status is Status.too_old:
+            values = [None] * len(self._names)
+        return Reading(tuple(values), (status,) * len(self._names), FOREVER)
+
+    # -- bytes
+
+    def pack(self, state: State, *, revision: int, now: int) -> bytes:
+        """The record: four bytes of the head's length, the head, the state."""
+        past = bisect_right(state.events, now, key=_time)
+        start = max(state.events[past - 1].time + 1 if past else NEVER, state.horizon)
+        reading = self.evaluate(state, start)
+        codes = None if reading.statuses is None else bytes(_CODES[s] for s in reading.statuses)
+        head = _HEAD.encode((revision, start, reading.until, reading.values, codes))
+        body = _BODY.encode((state.horizon, state.events, [_tiles(t) for t in state.tiles]))
+        return len(head).to_bytes(4, "little") + head + body
+
+    def head(self, record: bytes | memoryview) -> tuple[int, int, int, tuple[Scalar, ...], bytes | None]:
+        """The record's revision, and the values that hold from (included) until (excluded)."""
+        size = int.from_bytes(record[:4], "little")
+        return _READ_HEAD.decode(record[4 : 4 + size])
+
+    def state(self, record: bytes | memoryview) -> State:
+        """The state of a record."""
+        size = int.from_bytes(record[:4], "little")
+        horizon, events, levels = _READ_BODY.decode(record[4 + size :])
+        tiles = [
+            {start: [None if p is None else _partial(*p) for p in partials] for start, partials in level}
+            for level in levels
+        ]
+        return State(horizon, [Event(*event) for event in events], tiles)
+
+    # -- compiling
+
+    def _lift(self, column: str, where: str, kinds: dict[str, Kind]) -> Callable[[Sequence[Any]], Any]:
+        holds = compile_row(parse(where), self.columns) if where else None
+        is_number = not column or kinds[column] is not Kind.string
+        index = self.columns.index(column) if column else None
+
+        def lift(row: Sequence[Any]) -> Any:
+            if holds is not None and holds(row) is not True:
+                return None
+            if index is None:
+                return 1
+            value = row[index]
+            if value is None:
+                return None
+            if value is True or value is False:
+                return int(value)
+            return value if is_number else 1  # texts are only counted
+
+        return lift
+
+
+STATUSES = tuple(Status)
+_CODES = {status: code for code, status in enumerate(STATUSES)}
+_HEAD = msgspec.msgpack.Encoder()
+_BODY = msgspec.msgpack.Encoder()
+_READ_HEAD = msgspec.msgpack.Decoder(tuple[int, int, int, tuple[Any, ...], bytes | None])
+_READ_BODY = msgspec.msgpack.Decoder(
+    tuple[
+        int,
+        list[tuple[int, int, bytes, tuple[Any, ...], tuple[Any, ...]]],
+        list[list[tuple[int, list[tuple[int, Any, Any, Any] | None]]]],
+    ]
+)
+
+
+def decode_statuses(codes: bytes | None, count: int) -> tuple[Status, ...]:
+    """The statuses behind a head."""
+    return (Status.present,) * count if codes is None else tuple([STATUSES[code] for code in codes])
+
+
+def _time(event: Event) -> int:
+    return event.time
+
+
+def _order(event: Event) -> tuple[int, int, bytes]:
+    return event.time, event.known, event.id
+
+
+def _tiles(level: dict[int, list[Partial | None]]) -> list[tuple[int, list[tuple[Any, ...] | None]]]:
+    return [
+        (start, [None if p is None else (p.n, _wide(p.total), p.least, p.greatest) for p in partials])
+        for start, partials in sorted(level.items())
+    ]
+
+
+def _wide(total: Any) -> Any:
+    """A sum as msgpack can hold it: beyond 64 bits as text."""
+    return str(total) if type(total) is int and not -_MOST <= total < _MOST else total
+
+
+def _partial(n: int, total: Any, least: Any, greatest: Any) -> Partial:
+    return Partial(n, int(total) if type(total) is str else total, least, greatest)
+
+
+def _statuses(statuses: list[Status]) -> tuple[Status, ...] | None:
+    return None if all(status is Status.present for status in statuses) else tuple(statuses)
+
+
+# -- the algebra: zero is None, then lift, merge, finalise ------------------------------------------------
+
+
+def _add(tiles: dict[int, list[Partial | None]], tile: int, inputs: tuple[Any, ...]) -> None:
+    before = tiles.get(tile) or [None] * len(inputs)
+    tiles[tile] = [_grow(partial, x) for partial, x in zip(before, inputs, strict=True)]
+
+
+def _grow(partial: Partial | None, x: Any) -> Partial | None:
+    if x is None:
+        return partial
+    if partial is None:
+        return Partial(1, x, x, x)
+    n, total, least, greatest = partial
+    return Partial(n + 1, total + x, _least(least, x), _greatest(greatest, x))
+
+
+def _merge_two(a: Partial | None, b: Partial | None) -> Partial | None:
+    if a is None or b is None:
+        return a or b
+    return Partial(a.n + b.n, a.total + b.total, _least(a.least, b.least), _greatest(a.greatest, b.greatest))
+
+
+def _least(a: Any, b: Any) -> Any:
+    """NaN is greater than any number, so it is the least only of itself."""
+    return b if b < a or a != a else a
+
+
+def _greatest(a: Any, b: Any) -> Any:
+    return b if b > a or b != b else a
+
+
+def _final(window: Window, kind: Kind) -> Callable[[Partial | None], tuple[Any, Status]]:
+    """From a partial to the value and its status."""
+    present, missing = Status.present, Status.missing
+    match window.function:
+        case "count":
+            return lambda p: (0 if p is None else p.n, present)
+        case "sum":
+            return _final_sum
+        case "mean":
+            return lambda p: (None, missing) if p is None else (p.total / p.n, present)
+        case "min":
+            return lambda p: (None, missing) if p is None else (_extreme(p.least, kind), present)
+        case "max":
+            return lambda p: (None, missing) if p is None else (_extreme(p.greatest, kind), present)
+
+
+def _final_sum(partial: Partial | None) -> tuple[Any, Status]:
+    if partial is None:
+        return None, Status.missing
+    total = partial.total
+    if type(total) is int and not -_MOST <= total < _MOST:
+        return None, Status.overflow
+    return total, Status.present
+
+
+def _extreme(value: Any, kind: Kind) -> Any:
+    return bool(value) if kind is Kind.bool else value
