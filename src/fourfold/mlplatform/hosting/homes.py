@@ -9,9 +9,13 @@ from pathlib import Path
 from typing import Protocol
 
 import fourfold
+from fourfold.core.environment import Environment
 from fourfold.core.models import LoadPolicy, ModelVersion
-from fourfold.core.wire import encode
+from fourfold.core.wire import decode, encode
 from fourfold.mlplatform.hosting.worker import POLICY_ENV
+
+ENVIRONMENT = "environment.json"
+"""The file of a version that names its packages."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +41,9 @@ class Materialize(Protocol):
 
 
 class PythonFor(Protocol):
-    """The interpreter of an environment, built if need be; the present one where it satisfies the lock."""
+    """The interpreter of an environment, built if need be; the present one where it has the packages."""
 
-    def __call__(self, environment: str) -> str: ...
+    def __call__(self, environment: Environment) -> Path: ...
 
 
 class LocalHomes:
@@ -63,7 +67,7 @@ class LocalHomes:
     def home(self, version: ModelVersion) -> Home:
         digest = version.digest.rpartition(":")[2]
         folder = self._materialize(version, self._folder / f"{version.name}-{version.number}-{digest[:16]}")
-        python = self._python_for(version.environment) if version.environment else sys.executable
+        python = os.fspath(self._python_for(self._environment(folder)))
         env = {
             # Numeric libraries start a thread per core each; several workers on a machine would fight.
             "OMP_NUM_THREADS": str(self._threads),
@@ -76,3 +80,7 @@ class LocalHomes:
             # The worker's code is ours, whatever Fourfold the version's own lock may hold.
             env["PYTHONPATH"] = os.fspath(Path(fourfold.__file__).parent.parent)
         return Home(folder, python, env)
+
+    def _environment(self, folder: Path) -> Environment:
+        """What the version itself says that it needs; its files are verified again by the worker."""
+        return decode((folder / ENVIRONMENT).read_bytes(), Environment, what=f"{ENVIRONMENT} of a model")

@@ -220,9 +220,8 @@ class HostingTables:
     def change_number(self) -> int:
         """Rises whenever anything is wanted anew."""
         with self._catalog.read() as connection:
-            return connection.execute(
-                sa.select(sa.func.coalesce(sa.func.sum(endpoint.c.version), 0))
-            ).scalar_one()
+            total = sa.select(sa.func.coalesce(sa.func.sum(endpoint.c.version), 0))
+            return int(connection.execute(total).scalar_one())
 
     # How it stands.
 
