@@ -1,0 +1,67 @@
+"""Judge the chosen model by days it never saw, and show what the naive join would have promised."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import date
+
+import numpy as np
+import pyarrow as pa
+
+import fourfold as ff
+from examples.flights.labels import split
+from examples.flights.model import featurize, predict
+from examples.flights.scores import Bin, Hour, Score, by_hour, calibration, score
+from examples.flights.steps.join import Joined
+from examples.flights.steps.train import Fitted
+
+
+@dataclass(frozen=True, slots=True)
+class Promise:
+    """What a model's own data promise, and what it does on features as they were known."""
+
+    offline: Score
+    served: Score
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """The chosen model on the test days, and the same recipe on the naive join."""
+
+    score: Score
+    calibration: list[Bin]
+    by_hour: list[Hour]
+    point_in_time: Promise
+    naive: Promise
+
+
+@ff.step(cache=True, memory="1GiB")
+def evaluate(
+    best: Fitted, naive: Fitted, joined: Joined, joined_naive: Joined, test_from: date, test_before: date
+) -> Evaluation:
+    """Both models on the test days; each on its own kind of join, and on the honest one."""
+    honest = _days(joined, test_from, test_before)
+    leaking = _days(joined_naive, test_from, test_before)
+    late = honest["late"].to_numpy()
+    said = _said(best, honest)
+    found = score(said, late)
+    return Evaluation(
+        score=found,
+        calibration=calibration(said, late),
+        by_hour=by_hour(honest["hour"].to_numpy(), said, late),
+        point_in_time=Promise(offline=found, served=found),
+        naive=Promise(
+            offline=score(_said(naive, leaking), leaking["late"].to_numpy()),
+            served=score(_said(naive, honest), late),
+        ),
+    )
+
+
+def _days(joined: Joined, since: date, before: date) -> pa.Table:
+    table = ff.table(joined.table.name).read(version=joined.table.version)
+    return split(table, since=since, before=before, known=False)
+
+
+def _said(fitted: Fitted, rows: pa.Table) -> np.ndarray:
+    said: np.ndarray = predict(fitted.model, featurize(rows))["late"].to_numpy()
+    return said

@@ -1,0 +1,37 @@
+"""Land the raw tables, and the events made from them, as versions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import fourfold as ff
+from examples.flights import data
+from fourfold.core.storage import TableVersion
+
+
+@dataclass(frozen=True, slots=True)
+class Landed:
+    """The versions that everything after is made from."""
+
+    schedule: TableVersion
+    weather: TableVersion
+    planes: TableVersion
+    departures: TableVersion
+    arrivals: TableVersion
+
+    @property
+    def versions(self) -> tuple[TableVersion, ...]:
+        return self.schedule, self.weather, self.planes, self.departures, self.arrivals
+
+
+@ff.step(cache=True, memory="1GiB")
+def land() -> Landed:
+    """All flights of the year with weather and planes, each time an instant."""
+    schedule = data.flights()
+    return Landed(
+        schedule=ff.table("flights.schedule").overwrite(schedule),
+        weather=ff.table("flights.weather").overwrite(data.weather()),
+        planes=ff.table("flights.planes").overwrite(data.planes()),
+        departures=ff.table("flights.departures").overwrite(data.departures(schedule)),
+        arrivals=ff.table("flights.arrivals").overwrite(data.arrivals(schedule)),
+    )
