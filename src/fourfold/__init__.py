@@ -16,23 +16,60 @@ from typing import TYPE_CHECKING
 from fourfold.core import context as _context
 
 if TYPE_CHECKING:
+    from fourfold.core.context import Ref as Ref
+    from fourfold.core.errors import FourfoldError as FourfoldError
+    from fourfold.core.models import ModelVersion as ModelVersion
     from fourfold.core.services import Services
+    from fourfold.core.storage import TableVersion as TableVersion
+    from fourfold.foundation.storage.api import Table as Table
+    from fourfold.foundation.storage.api import table as table
+    from fourfold.mlplatform.features import api as features
+    from fourfold.mlplatform.hosting.api import deploy as deploy
+    from fourfold.mlplatform.hosting.api import endpoint as endpoint
+    from fourfold.mlplatform.hosting.api import predict_table as predict_table
+    from fourfold.mlplatform.models.api import model as model
+    from fourfold.mlplatform.models.api import run as run
+    from fourfold.mlplatform.models.api import runs as runs
+    from fourfold.resources.flows.api import Future as Future
+    from fourfold.resources.flows.api import as_completed as as_completed
+    from fourfold.resources.flows.api import cron as cron
+    from fourfold.resources.flows.api import flow as flow
+    from fourfold.resources.flows.api import now as now
+    from fourfold.resources.flows.api import random as random
+    from fourfold.resources.flows.api import scheduled_day as scheduled_day
+    from fourfold.resources.flows.api import step as step
+    from fourfold.resources.flows.api import wait as wait
+    from fourfold.workbench.api import notebook as notebook
 
 __version__ = "0.1.0"
 
-_ROOMS = {
+_ROOMS: dict[str, tuple[str, ...]] = {
+    "fourfold.core.context": ("Ref",),
+    "fourfold.core.errors": ("FourfoldError",),
+    "fourfold.core.models": ("ModelVersion",),
+    "fourfold.core.storage": ("TableVersion",),
+    "fourfold.foundation.storage.api": ("Table", "table"),
+    "fourfold.mlplatform.hosting.api": ("deploy", "endpoint", "predict_table"),
+    "fourfold.mlplatform.models.api": ("model", "run", "runs"),
+    "fourfold.resources.flows.api": (
+        *("Future", "as_completed", "cron", "flow", "now", "random", "scheduled_day", "step", "wait"),
+    ),
+    "fourfold.workbench.api": ("notebook",),
 }
 """Where each public name is written; loaded when it is first asked for."""
 
 _HOMES = {name: room for room, names in _ROOMS.items() for name in names}
 
-__all__ = sorted(_HOMES)
+__all__ = [*sorted(_HOMES), "features"]
 
 
 def __getattr__(name: str) -> object:
-    if name not in _HOMES:
+    if name == "features":
+        value: object = importlib.import_module("fourfold.mlplatform.features.api")
+    elif name in _HOMES:
+        value = getattr(importlib.import_module(_HOMES[name]), name)
+    else:
         raise AttributeError(f"module 'fourfold' has no attribute '{name}'")
-    value = getattr(importlib.import_module(_HOMES[name]), name)
     globals()[name] = value
     return value
 

@@ -3,24 +3,58 @@
 A project is a folder, `.fourfold`, found from `FOURFOLD_HOME`, else from the nearest parent folder that
 holds a `.fourfold` or a `fourfold.toml`, else made here on first use. With `FOURFOLD_URL` set, the same
 services come from a server over HTTP instead.
+
+Each part is opened when it is first asked for: a step that reads a table loads no feature store.
 """
 
 from __future__ import annotations
 
+import functools
+import importlib
 import os
 import threading
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
 
 from fourfold.core.errors import Refused
-from fourfold.core.settings import Settings
+from fourfold.core.services import PROTOCOLS, Services
+from fourfold.core.settings import PoolSettings, Settings
 
 if TYPE_CHECKING:
-    from fourfold.core.services import Services
+    from fourfold.catalog.database import Catalog
+    from fourfold.catalog.service import CatalogService
+    from fourfold.core.compute import Unit
+    from fourfold.core.ports.blobs import BlobStore
+    from fourfold.core.ports.clock import Clock
+    from fourfold.core.ports.engine import Engine
+    from fourfold.core.ports.online import OnlineStore
+    from fourfold.core.ports.tables import TableStore
+    from fourfold.foundation.compute.environments import Environments
+    from fourfold.foundation.compute.service import Compute
+    from fourfold.foundation.storage.service import Storage
+    from fourfold.mlplatform.features.service import FeatureStore
+    from fourfold.mlplatform.hosting.service import HostingService
+    from fourfold.mlplatform.models.service import Models
+    from fourfold.resources.flows.service import FlowService
+    from fourfold.workbench.service import Workbench
 
 FOLDER = ".fourfold"
+SETTINGS_FILE = "fourfold.toml"
+TABLES = [
+    "foundation.storage",
+    "foundation.compute",
+    "resources.flows",
+    "mlplatform.features",
+    "mlplatform.models.runs",
+    "mlplatform.models.runs.search",
+    "mlplatform.models.versions",
+    "mlplatform.hosting",
+    "workbench",
+]
+
+T = TypeVar("T")
 
 
 def find_home(environ: Mapping[str, str], here: Path) -> Path:
@@ -28,14 +62,14 @@ def find_home(environ: Mapping[str, str], here: Path) -> Path:
     if named := environ.get("FOURFOLD_HOME"):
         return Path(named).resolve()
     for folder in (here, *here.parents):
-        if (folder / FOLDER).is_dir() or (folder / "fourfold.toml").is_file():
+        if (folder / FOLDER).is_dir() or (folder / SETTINGS_FILE).is_file():
             return folder / FOLDER
     return here / FOLDER
 
 
 def read_settings(home: Path, environ: Mapping[str, str]) -> Settings:
     """The settings of the project whose folder is `home`."""
-    path = home.parent / "fourfold.toml"
+    path = home.parent / SETTINGS_FILE
     given: dict[str, object] = {}
     if path.is_file():
         try:
@@ -43,3 +77,329 @@ def read_settings(home: Path, environ: Mapping[str, str]) -> Settings:
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise Refused(f"{path} is not TOML: {error}") from error
     return Settings.parse(given, environ)
+
+
+class part(Generic[T]):  # noqa: N801 - used like `property`
+    """A part of a project, opened once, when it is first asked for."""
+
+    def __init__(self, open_it: Callable[[Project], T]) -> None:
+        self._open = open_it
+        self._name = open_it.__name__
+        self.__doc__ = open_it.__doc__
+
+    @overload
+    def __get__(self, project: None, owner: type) -> part[T]: ...
+    @overload
+    def __get__(self, project: Project, owner: type) -> T: ...
+    def __get__(self, project: Project | None, owner: type) -> part[T] | T:
+        if project is None:
+            return self
+        found = project.parts.get(self._name)
+        if found is None:
+            with project.opening:
+                found = project.parts.get(self._name)
+                if found is None:
+                    found = project.parts[self._name] = self._made(project)
+        return cast(T, found)
+
+    def _made(self, project: Project) -> T:
+        made = self._open(project)
+        protocol = PROTOCOLS.get(self._name)
+        if protocol is None:
+            return made
+        # Inside a flow's body each call of a service is an implicit step; elsewhere it is just the call.
+        from fourfold.resources.flows.journal import journalled
+
+        return journalled(made, name=self._name, protocol=protocol)
+
+
+class Project:
+    """An open project: every service of `core.services`, over the adapters that its addresses name.
+
+    It may be used from several threads. `close` stops what this process runs for it.
+    """
+
+    def __init__(self, home: Path, settings: Settings) -> None:
+        self.home = home
+        self.settings = settings
+        self.opening = threading.RLock()
+        self.parts: dict[str, Any] = {}
+        _make_folder(home)
+
+    def __repr__(self) -> str:
+        return f"<Project {self.settings.project} in {self.home}>"
+
+    def close(self) -> None:
+        """Close what was opened, the last first."""
+        with self.opening:
+            opened = list(self.parts.values())
+            self.parts.clear()
+        for each in reversed(opened):
+            close = getattr(each, "close", None)
+            if close is not None:
+                close()
+        for key in [key for key, project in _opened.items() if project is self]:
+            del _opened[key]
+
+    # Adapters, by the address of each part.
+
+    @part
+    def clock(self) -> Clock:
+        from fourfold.adapters.system_clock import SystemClock
+
+        return SystemClock()
+
+    @part
+    def database(self) -> Catalog:
+        from fourfold.catalog.database import Catalog
+
+        url = self.settings.catalog or f"sqlite:///{self.home / 'catalog.db'}"
+        scheme, _, rest = url.partition("://")
+        if scheme == "postgresql":  # SQLAlchemy's address also names the driver
+            url = f"postgresql+psycopg://{rest}"
+        for room in TABLES:  # until the first migration holds them
+            importlib.import_module(f"fourfold.{room}.tables")
+        return Catalog.open(url)
+
+    @part
+    def blobs(self) -> BlobStore:
+        from fourfold.adapters.local_blobs import LocalBlobs
+
+        return LocalBlobs(self._folder(self.settings.storage, self.home) / "blobs")
+
+    @part
+    def tables(self) -> TableStore:
+        from fourfold.adapters.delta.store import DeltaTables
+
+        return DeltaTables(self._folder(self.settings.storage, self.home) / "tables")
+
+    @part
+    def online(self) -> OnlineStore:
+        from fourfold.adapters.lmdb_online import LmdbOnline
+
+        return LmdbOnline(self._folder(self.settings.online, self.home / "online"))
+
+    @part
+    def unit(self) -> Unit:
+        """The unit of the project's pool: this machine."""
+        from fourfold.foundation.compute.units import find_unit
+
+        return find_unit(self.pool[0])
+
+    def engine(self, use: str) -> Engine:
+        """An engine for one use. Each has a folder of its own, because its owner ends what is left there."""
+        from fourfold.adapters.local_engine import LocalEngine
+
+        return LocalEngine(
+            self.home / "jobs" / use,
+            unit=self.unit,
+            price_usd_per_hour=self.pool[1].price_usd_per_hour,
+            cwd=self.home.parent,
+        )
+
+    @part
+    def hosting_engine(self) -> Engine:
+        return self.engine("hosting")
+
+    @part
+    def workbench_engine(self) -> Engine:
+        return self.engine("workbench")
+
+    @part
+    def environments(self) -> Environments:
+        from fourfold.foundation.compute.environments import Environments
+
+        return Environments(self.home, project=self.home.parent, lock=self.settings.environment.lock)
+
+    @part
+    def token(self) -> str:
+        """The owner's token, for the doors of this machine."""
+        from fourfold.catalog.owner_token import owner_token
+
+        return owner_token(self.home)
+
+    # Services, from the ground floor up.
+
+    @part
+    def catalog(self) -> CatalogService:
+        from fourfold.catalog.service import CatalogService
+
+        return CatalogService(self.database, self.clock)
+
+    @part
+    def storage(self) -> Storage:
+        from fourfold.foundation.storage.service import Storage
+
+        return Storage(self.database, self.blobs, self.tables, self.clock)
+
+    @part
+    def compute(self) -> Compute:
+        from fourfold.foundation.compute.service import Compute
+
+        name, pool = self.pool
+        return Compute(
+            self.database,
+            self.clock,
+            home=self.home,
+            environments=self.environments,
+            prices_usd_per_hour={name: pool.price_usd_per_hour},
+        )
+
+    @part
+    def flows(self) -> FlowService:
+        from fourfold.catalog.ids import new_id
+        from fourfold.resources.flows.loop import Settings as LoopSettings
+        from fourfold.resources.flows.service import FlowService, current_versions
+
+        return FlowService(
+            self.database,
+            self.blobs,
+            home=self.home,
+            engine=lambda: self.engine("flows"),
+            clock=self.clock,
+            new_id=new_id,
+            environment=lambda: self.compute.present_environment().identity,
+            accounts=self.compute,
+            resolve=current_versions(self.storage, self.models),
+            settings=LoopSettings(
+                most_bodies=self.settings.flows.bodies,
+                most_idle=self.pool[1].workers or 2 + int(self.unit.cores),
+                log_folder=str(self.home / "logs"),
+            ),
+        )
+
+    @part
+    def features(self) -> FeatureStore:
+        from fourfold.mlplatform.features.service import FeatureStore
+
+        return FeatureStore(
+            self.database, storage=self.storage, online=self.online, blobs=self.blobs, clock=self.clock
+        )
+
+    @part
+    def models(self) -> Models:
+        from fourfold.mlplatform.models.service import Models
+
+        return Models(self.database, self.blobs, self.clock)
+
+    @part
+    def hosting(self) -> HostingService:
+        from fourfold.adapters.gateway_client import HttpGatewayClient
+        from fourfold.adapters.unix_model_worker import UnixWorkerDoor
+        from fourfold.adapters.uvicorn_server import UvicornServer
+        from fourfold.mlplatform.hosting.homes import LocalHomes
+        from fourfold.mlplatform.hosting.service import HostingService, Local
+
+        return HostingService(
+            self.database,
+            storage=self.storage,
+            features=self.features,
+            models=self.models,
+            client=HttpGatewayClient(self.token),
+            clock=self.clock,
+            token=self.token,
+            local=Local(
+                engine=self.hosting_engine,
+                homes=LocalHomes(
+                    self.home / "models",
+                    materialize=self.models.materialize,
+                    python_for=self.environments.python_for,
+                ),
+                door=UnixWorkerDoor,
+                http=UvicornServer,
+                load=self.models.load,
+                project=self.home,
+            ),
+        )
+
+    @part
+    def workbench(self) -> Workbench:
+        from fourfold.adapters.papermill_notebooks import PapermillNotebooks
+        from fourfold.workbench.service import Workbench
+
+        return Workbench(
+            self.database,
+            self.blobs,
+            self.clock,
+            home=self.home,
+            engine=self.workbench_engine,
+            notebooks=PapermillNotebooks(),
+            compute=self.compute,
+        )
+
+    # How.
+
+    @property
+    def pool(self) -> tuple[str, PoolSettings]:
+        """The project's pool and its name."""
+        return next(iter(self.settings.pools.items()))
+
+    def _folder(self, address: str, default: Path) -> Path:
+        """The folder of a local address; a relative one is relative to the project."""
+        path = address.partition("://")[2]
+        return (self.home.parent / path) if path else default
+
+
+class RemoteProject:
+    """The services of a project that lives behind a server. Fulfils `core.services.Services`."""
+
+    def __init__(self, url: str, token: str) -> None:
+        from fourfold.adapters.remote import Remote
+
+        self._remote = Remote(url, token)
+        for name, protocol in PROTOCOLS.items():
+            setattr(self, name, self._remote.service(name, protocol))
+
+    def __repr__(self) -> str:
+        return f"<RemoteProject at {self._remote.url}>"
+
+    def close(self) -> None:
+        """Let go of open connections."""
+        self._remote.close()
+
+
+_opened: dict[tuple[int, Path], Project] = {}
+_opening = threading.Lock()
+
+
+def open_project() -> Project:
+    """The project whose folder is found from here, opened once per process."""
+    home = find_home(os.environ, Path.cwd()).resolve()
+    with _opening:
+        project = _opened.get((os.getpid(), home))
+        if project is None:
+            project = _opened[os.getpid(), home] = Project(home, read_settings(home, os.environ))
+        return project
+
+
+def open_services() -> Services:
+    """The services of the present project: a server's when `FOURFOLD_URL` is set, else the folder's."""
+    url = os.environ.get("FOURFOLD_URL", "")
+    if not url:
+        return open_project()
+    token = os.environ.get("FOURFOLD_TOKEN", "")
+    if not token:
+        raise Refused(
+            f"FOURFOLD_URL names the server at {url}, and FOURFOLD_TOKEN is not set",
+            ways_on=["set it to the owner's token (`fourfold token owner` beside the server) or your own"],
+        )
+    return _open_remote(url, token)
+
+
+@functools.cache
+def _open_remote(url: str, token: str) -> Services:
+    return cast(Services, RemoteProject(url, token))
+
+
+def _make_folder(home: Path) -> None:
+    """The project's folder, for its owner only, out of the way of version control."""
+    try:
+        home.mkdir(parents=True, exist_ok=True, mode=0o700)
+        ignore = home / ".gitignore"
+        if not ignore.exists():
+            ignore.write_text("*\n")
+    except OSError as error:
+        raise Refused(
+            f"the project's folder {home} cannot be used: {error.strerror}",
+            ways_on=["say where it may be with FOURFOLD_HOME, or free the path"],
+        ) from error

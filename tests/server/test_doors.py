@@ -19,7 +19,8 @@ from fourfold.core.routes import Role, Route, routes
 from fourfold.server.app import Access, Mounted, build_app
 from fourfold.server.doors import Door, Public
 from fourfold.server.guard import SECURITY_HEADERS, check_path
-from fourfold.server.identity import Bearers, check_binding, owner_token
+from fourfold.catalog.owner_token import owner_token
+from fourfold.server.identity import Bearers, check_binding
 from fourfold.server.pages import About
 
 from .conftest import OWNER, TOKENS, Garden, RealGarden, Served

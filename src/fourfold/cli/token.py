@@ -71,7 +71,7 @@ def revoke(token_id: str) -> None:
 @command.command("owner")
 def owner() -> None:
     """Print the owner's own token (it may do everything here)."""
-    from fourfold.server.identity import owner_token
+    from fourfold.catalog.owner_token import owner_token
 
     folder = home()
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)

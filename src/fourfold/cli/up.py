@@ -78,7 +78,7 @@ def _app(project: Any, url: str) -> ASGIApp:
     from fourfold import __version__
     from fourfold.core.services import PROTOCOLS
     from fourfold.server.app import Access, Bounds, Mounted, audit_into, build_app
-    from fourfold.server.identity import Bearers, owner_token
+    from fourfold.server.identity import Bearers
     from fourfold.server.pages import About
 
     settings = project.settings.server
@@ -86,7 +86,7 @@ def _app(project: Any, url: str) -> ASGIApp:
     return build_app(
         [Mounted(name, protocol, getattr(project, name)) for name, protocol in PROTOCOLS.items()],
         access=Access(
-            Bearers(owner_token(project.home), project.catalog.verify_token),
+            Bearers(project.token, project.catalog.verify_token),
             hosts=[host, *_words(getattr(settings, "hosts", ""))],
             origins=_words(getattr(settings, "origins", "")),
         ),

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from fourfold.core.errors import Refused, did_you_mean
-from fourfold.core.times import duration_s
 
 ADDRESSES: Mapping[str, tuple[str, ...]] = {
     "catalog": ("sqlite", "postgresql"),
@@ -62,8 +61,6 @@ class FlowSettings:
 
     bodies: int = 8
     """Flow bodies that run at once; more wait in a queue."""
-    park_after: str = "30s"
-    """A body that waits longer is put away and replayed when its wait is over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,9 +122,14 @@ class Settings:
                 raise Refused(f"setting 'pools.{name}.price_usd_per_hour' is negative")
         if not parsed.pools:
             raise Refused("setting 'pools' names no pool", ways_on=['add [pools.local] engine = "local://"'])
+        if len(parsed.pools) > 1:
+            raise Refused(
+                "this release places all work in one pool, and the settings name "
+                + ", ".join(f"'{name}'" for name in parsed.pools),
+                ways_on=["keep one [pools.NAME] section"],
+            )
         if not 0 <= parsed.server.port <= 65535:
             raise Refused(f"setting 'server.port' {parsed.server.port} is not a port (0 to 65535)")
-        duration_s(parsed.flows.park_after)
         return parsed
 
 

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import secrets
 from collections.abc import Callable
-from pathlib import Path
 
 from fourfold.core.catalog import LOCAL, Identity
 from fourfold.core.errors import Refused, Unauthenticated
 from fourfold.core.routes import Role
 
-TOKEN_BYTES = 32
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
 Verify = Callable[[str], Identity]
@@ -47,29 +44,6 @@ class Bearers:
             if self._verify is not None:
                 return self._verify(token)
         raise Unauthenticated("the token is not one of this project's", ways_on=WAYS_TO_A_TOKEN)
-
-
-def owner_token(home: Path) -> str:
-    """The project's owner token, made at first use in a file that only its owner can read."""
-    path = home / "token"
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        if path.stat().st_mode & 0o077:
-            path.chmod(0o600)
-        token = path.read_text().strip()
-        if len(token) < TOKEN_BYTES:
-            raise Refused(
-                f"the token file {path} is damaged",
-                ways_on=["remove it; the next 'fourfold up' makes a new one"],
-            ) from None
-        return token
-    token = "ff_" + secrets.token_urlsafe(TOKEN_BYTES)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(token + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    return token
 
 
 def check_binding(host: str, *, has_identity: bool) -> None:
