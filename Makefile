@@ -4,6 +4,8 @@ PYTHON ?= python3
 UV := .boot/bin/uv
 PY := .venv/bin/python
 export UV_PYTHON_DOWNLOADS := never
+# Byte code is kept, or each of the many processes of a test would compile every library again.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: run up test check format lock doctor clean
 .DEFAULT_GOAL := run
