@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pytest
+from tests.models import late_flights as project
 
 from fourfold.adapters.local_blobs import LocalBlobs
 from fourfold.core.context import Ref
@@ -18,7 +19,6 @@ from fourfold.mlplatform.models.loading import load_folder
 from fourfold.mlplatform.models.runs.recorder import Recorder
 from fourfold.mlplatform.models.saving import Saver
 from fourfold.mlplatform.models.service import Models
-from tests.models import late_flights as project
 
 if TYPE_CHECKING:
     from fourfold.catalog.database import Catalog

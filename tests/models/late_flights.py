@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-
 from tests.models.late_rules import hour_of
 
 LATE_MINUTES = 30
@@ -44,7 +43,7 @@ class Threshold:
     limit: float = 0.0
     weights: np.ndarray[Any, Any] = field(default_factory=lambda: np.zeros(2))
     names: tuple[str, ...] = ("distance", "hour")
-    notes: dict[str, Any] = field(default_factory=dict)
+    notes: dict[Any, Any] = field(default_factory=dict)
 
     def fit(self, features: np.ndarray[Any, Any], late: np.ndarray[Any, Any]) -> Threshold:
         self.weights = np.linalg.lstsq(features, late.astype(float), rcond=None)[0]

@@ -13,13 +13,13 @@ from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassif
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
+from tests.models import late_flights as project
 
 from fourfold.adapters.cloudpickle_models import CloudpickleModels
 from fourfold.adapters.python_models import PythonModels
 from fourfold.adapters.sklearn_models import FILE, SklearnModels
 from fourfold.core.errors import Corrupted, Denied, Refused
 from fourfold.testing.models import check_model_format, imported, load, named
-from tests.models import late_flights as project
 
 ROWS = np.random.default_rng(3).normal(size=(60, 3))
 LATE = (ROWS[:, 0] > 0).astype(int)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.models.conftest import Store
 
 from fourfold.core.errors import Refused
 from fourfold.core.models import Metric
 from fourfold.mlplatform.models.runs.search import language
-from tests.models.conftest import Store
 
 
 def fill(store: Store) -> None:
@@ -25,7 +28,7 @@ def fill(store: Store) -> None:
             store.new_run(name=name, params={"depth": depth}, tags={"team": team} if team else {})
         )
         if auc is not None:
-            store.models.log(run.id, metrics=(Metric("auc", auc if auc == auc else "NaN"),))  # noqa: PLR0124
+            store.models.log(run.id, metrics=(Metric("auc", auc if auc == auc else "NaN"),))
 
 
 def names(store: Store, where: str = "", *order_by: str, **page: int) -> str:
@@ -76,7 +79,9 @@ def test_conditions_mean_what_they_say(any_store: Store, where: str, found: str)
         (("started_at",), "abcde"),
     ],
 )
-def test_order_puts_what_lacks_a_value_last(any_store: Store, order: tuple[str, ...], found: str | None) -> None:
+def test_order_puts_what_lacks_a_value_last(
+    any_store: Store, order: tuple[str, ...], found: str | None
+) -> None:
     fill(any_store)
     whole = names(any_store, "", *order)
     assert found is None or whole == found
@@ -110,7 +115,7 @@ def test_a_filter_holds_also_when_ordered_by_a_metric(any_store: Store) -> None:
     ],
 )
 def test_a_mistake_is_shown_where_it_is(store: Store, where: str, mark: int, says: str) -> None:
-    with pytest.raises(Refused, match=says) as caught:
+    with pytest.raises(Refused, match=re.escape(says)) as caught:
         store.models.search_runs(where)
     if "time" not in says:
         assert str(caught.value).splitlines()[2].index("^") == mark + 2
@@ -125,7 +130,5 @@ def test_a_condition_is_bounded() -> None:
 
 @given(st.text(alphabet="metrics.auc <>=!'\"`()andortipsl0123456789%_-", max_size=60))
 def test_any_text_is_read_or_refused(text: str) -> None:
-    try:
+    with contextlib.suppress(Refused):  # anything else is a defect
         language.parse(text)
-    except Refused as error:
-        assert error.message

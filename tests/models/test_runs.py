@@ -8,13 +8,13 @@ import threading
 from pathlib import Path
 
 import pytest
+from tests.models.conftest import Store
 
 from fourfold.core.context import Ref
 from fourfold.core.errors import Conflict, NotFound, Refused
 from fourfold.core.models import Host, Metric, RunStatus
 from fourfold.core.times import Instant
 from fourfold.core.wire import number
-from tests.models.conftest import Store
 
 
 def test_a_run_answers_with_all_it_was_told(any_store: Store) -> None:
@@ -113,9 +113,15 @@ def test_a_file_whose_bytes_are_not_stored_is_refused(store: Store) -> None:
 
 
 def test_a_run_that_raises_is_failed_with_its_reason(store: Store) -> None:
-    with pytest.raises(ZeroDivisionError), store.recorder() as run:
-        run.log(loss=0.5)
-        1 / 0  # noqa: B018
+    run = store.recorder()
+
+    def train() -> None:
+        with run:
+            run.log(loss=0.5)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        train()
     found = store.models.get_run(run.id)
     assert (found.status, found.metrics) == (RunStatus.failed, {"loss": 0.5})
     assert "ZeroDivisionError" in found.reason

@@ -1,7 +1,7 @@
 """The conformance kit of model formats: what every adapter of `core.ports.model_formats` must keep.
 
-    from fourfold.testing.models import check_model_format
-    check_model_format(MyFormat(), model, ask=lambda model: model.predict(rows).tolist())
+from fourfold.testing.models import check_model_format
+check_model_format(MyFormat(), model, ask=lambda model: model.predict(rows).tolist())
 """
 
 from __future__ import annotations
@@ -25,9 +25,7 @@ def check_model_format(reader: ModelFormat, model: object, *, ask: Callable[[Any
     return reader.save(model, named=named)
 
 
-def check_a_model_comes_back(
-    reader: ModelFormat, model: object, *, ask: Callable[[Any], object]
-) -> None:
+def check_a_model_comes_back(reader: ModelFormat, model: object, *, ask: Callable[[Any], object]) -> None:
     """Save, load, and ask the same question."""
     saved = reader.save(model, named=named)
     for path in saved.files:
@@ -82,6 +80,7 @@ def _refuses(reader: ModelFormat, saved: SavedModel, files: dict[str, bytes], wh
     try:
         reader.load(files, kind=saved.kind, trusted_types=TRUSTED_TYPES, imported=imported)
     except FourfoldError as error:
-        assert isinstance(error, Corrupted), f"format {reader.name} {what}: {error!r} is not Corrupted"
+        refusal = error
     else:
         raise AssertionError(f"format {reader.name} loaded a model {what}")
+    assert isinstance(refusal, Corrupted), f"format {reader.name} {what}: {refusal!r} is not Corrupted"

@@ -19,6 +19,7 @@ def raising(kind: type[FourfoldError], *, naming: str = "") -> Iterator[None]:
     try:
         yield
     except kind as error:
-        assert naming in str(error), f"the error does not name {naming!r}: {error}"
-        return
-    raise AssertionError(f"{kind.__name__} was not raised")
+        raised = error
+    else:
+        raise AssertionError(f"{kind.__name__} was not raised")
+    assert naming in str(raised), f"the error does not name {naming!r}: {raised}"

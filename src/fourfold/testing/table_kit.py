@@ -82,6 +82,7 @@ class TableStoreKit:
 
     def test_null_and_nan_stay_apart(self, store: TableStore) -> None:
         store.append("t", pa.table({"x": pa.array([1.0, math.nan, None, -math.inf, 5.0])}))
+
         def found(*where: Condition) -> list[Any]:
             values = store.scan("t", version=0, where=where).read_all()["x"].to_pylist()
             return sorted(str(value) for value in values)
@@ -134,7 +135,7 @@ class TableStoreKit:
             (("day", "==", "the first"), "date32"),
         ):
             with raising(Refused, naming=naming):
-                store.scan("t", version=0, where=(wrong,)).read_all()  # type: ignore[arg-type]
+                store.scan("t", version=0, where=(wrong,)).read_all()
 
     def test_an_unknown_column_is_refused_with_the_nearest(self, store: TableStore) -> None:
         store.append("t", pa.table({"origin": ["EWR"], "delay": [1]}))
@@ -218,7 +219,7 @@ class TableStoreKit:
             ({"day": 3.5}, rows(1), "date32"),
         ):
             with raising(Refused, naming=naming):
-                store.overwrite("t", data, where=where)  # type: ignore[arg-type]
+                store.overwrite("t", data, where=where)
         with raising(Refused, naming="is partitioned by day, not by n"):
             store.append("t", rows(1), partition_by=("n",))
         with raising(Refused, naming="no column 'dya'"):

@@ -38,7 +38,7 @@ class MemoryTables:
                 return first
             last = self._last(name)
             fitted = schemas.fit(name, data, last.rows.schema if last else None)
-            columns = partitions.columns(name, last and last.partition_by, partition_by)
+            columns = partitions.columns(name, last.partition_by if last else None, partition_by)
             partitions.check(name, fitted, columns, {})
             rows = fitted if last is None else pa.concat_tables([last.rows, fitted])
             return self._add(name, rows, len(fitted), "append", columns, mark)
@@ -57,7 +57,7 @@ class MemoryTables:
                 return first
             last, part = self._last(name), dict(where or {})
             fitted = schemas.fit(name, data, last.rows.schema if last and part else None)
-            columns = partitions.columns(name, last and last.partition_by, partition_by)
+            columns = partitions.columns(name, last.partition_by if last else None, partition_by)
             partitions.check(name, fitted, columns, part)
             rows = fitted
             if last is not None and part:

@@ -24,6 +24,7 @@ from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundErr
 
 from fourfold.adapters.delta.disk import readable, sync, translated
 from fourfold.adapters.delta.log import Log
+from fourfold.adapters.delta.read import dataset
 from fourfold.adapters.delta.write import Shape, Write, arrow_schema
 from fourfold.core.decide import schemas
 from fourfold.core.errors import Conflict, NotFound
@@ -185,12 +186,12 @@ class DeltaTables:
             wanted = list(schema.names if columns is None else columns)
             schemas.check_columns(name, wanted, schema)
             condition = schemas.expression(name, where, schema)
-            dataset = table.to_pyarrow_dataset(schema=schema)
+            files = dataset(table, self._folder / name, schema, [column for column, _, _ in where])
         kept = pa.schema([schema.field(column) for column in wanted])
 
         def batches() -> Iterator[pa.RecordBatch]:
             with readable(name, version):
-                for batch in dataset.scanner(columns=wanted, filter=condition).to_batches():
+                for batch in files.scanner(columns=wanted, filter=condition).to_batches():
                     if batch.num_rows:
                         yield batch.cast(kept)
 

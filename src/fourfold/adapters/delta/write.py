@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,7 +79,9 @@ class Write:
     def prepare(self, shape: Shape | None) -> None:
         """Check the data against the table as it is (`None`: not there yet), and write the files."""
         replaces_all = self._operation == "overwrite" and not self._where
-        columns = partitions.columns(self._name, shape and shape.partitions, self._partition_by)
+        columns = partitions.columns(
+            self._name, None if shape is None else shape.partitions, self._partition_by
+        )
         schema = None if shape is None or replaces_all else shape.schema
         fitted = schemas.fit(self._name, self._data, schema)
         partitions.check(self._name, fitted, columns, self._where)
@@ -101,8 +103,6 @@ class Write:
         for file in self._files:
             (self._folder / file.path).unlink(missing_ok=True)
         self._files, self._shape = [], None
-        with suppress(OSError):
-            self._folder.rmdir()  # only where this write had made it
 
     def commit(self, table: DeltaTable | None) -> None:
         """Put the files to the log; either all of them are in a version, or none."""
