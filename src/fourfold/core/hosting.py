@@ -83,7 +83,7 @@ class EndpointSettings:
     batch_rows_max: int = 64
     """The most rows that are sent to the worker at once."""
     queue_rows_max: int = 2048
-    """The most rows that wait; beyond it requests are answered 429."""
+    """The most rows that wait; beyond it requests are answered 503 with `Retry-After`."""
     request_rows_max: int = 1024
     """The most rows in one request; more belong into `predict_table`."""
     deadline_s: float = 5.0
@@ -129,9 +129,9 @@ class Traffic:
     error_count: int = 0
     """Requests that failed for a reason of ours (5xx)."""
     refused_count: int = 0
-    """Requests refused for a reason of theirs (4xx), full queues included."""
+    """Requests refused for a reason of theirs (4xx)."""
     shed_count: int = 0
-    """Requests given up because their deadline could not be met."""
+    """Requests given up: the queue was full, or their deadline could not be met."""
     retried_count: int = 0
     """Rows sent a second time because a worker died under them."""
     queue_rows: int = 0

@@ -18,7 +18,6 @@ import logging
 import math
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote
 
 import msgspec
 
@@ -133,7 +132,9 @@ class GatewayApp:
     async def _answer(
         self, verb: str, path: str, headers: Mapping[bytes, bytes], receive: Receive
     ) -> tuple[int, bytes]:
-        parts = [unquote(part) for part in path.strip("/").split("/")]
+        parts = path.strip("/").split("/")
+        if not {"", ".", ".."}.isdisjoint(parts):
+            raise Problem(400, f"a path may not hold empty parts, '.' or '..': {path[:200]}")
         match verb, parts:
             case "POST", ["endpoints", name, "predict"]:
                 endpoint = self._gateway.endpoint(name)
@@ -189,13 +190,10 @@ class GatewayApp:
     ) -> bytes:
         if b"inference-header-content-length" in headers:
             raise Refused("tensors in binary are not spoken here", ways_on=["send JSON data"])
-        behind = self._live(endpoint, version)
-        asked = oip.read(body, behind.asked())
+        asked = oip.read(body, self._live(endpoint, version).asked())
         answer = await endpoint.predict(
             asked.rows, t=_time(asked.parameters.get("t")), deadline_s=_deadline_s(headers)
         )
-        assert behind.lane.outputs is not None
-        kinds = self._live(endpoint, "").lane.outputs or behind.lane.outputs
         told: dict[str, Scalar] = {"prediction_id": answer.ids[0].partition(".")[0], "t": answer.t}
         if answer.watermark is not None:
             told["watermark"] = answer.watermark
@@ -205,7 +203,7 @@ class GatewayApp:
                 name=endpoint.name,
                 version=answer.model.rpartition("/")[2],
                 outputs=answer.outputs,
-                kinds=kinds,
+                kinds=answer.kinds,
                 parameters=told,
             )
         )

@@ -7,17 +7,21 @@ decided by `core.decide.batch`; here is only the waiting.
 from __future__ import annotations
 
 import asyncio
+import itertools
+import logging
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import pyarrow as pa
 
 from fourfold.core.decide.batch import Estimate, admit, next_batch
-from fourfold.core.errors import FourfoldError, Refused, TimedOut, TooMuch, Unavailable
+from fourfold.core.errors import Defect, FourfoldError, Refused, TimedOut, Unavailable
 from fourfold.core.hosting import EndpointSettings, Scalar
 from fourfold.core.ports.model_worker import WorkerChannel, WorkerGone
 from fourfold.mlplatform.hosting.columns import Columns, Row, json_values
+
+logger = logging.getLogger("fourfold.hosting")
 
 ATTEMPTS_MAX = 2
 """A row is sent again once when the worker died under it: predicting is pure."""
@@ -29,6 +33,16 @@ SWEEP_S = 0.05
 Outputs = list[dict[str, Scalar]]
 
 
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """A request's rows as a version answered them (a request may be handed over to another version)."""
+
+    model: str
+    outputs: Outputs
+    kinds: pa.Schema
+    """The outputs' types."""
+
+
 @dataclass(slots=True, eq=False)
 class Ticket:
     """A request in a lane."""
@@ -38,7 +52,7 @@ class Ticket:
     rows: int
     deadline_s: float
     """On the event loop's clock."""
-    answer: asyncio.Future[Outputs]
+    answer: asyncio.Future[Answered]
     attempts: int = 0
 
 
@@ -90,7 +104,7 @@ class Lane:
         self._channel = None
         self._reason_away = reason
 
-    def submit(self, given: Sequence[Mapping[str, Scalar]], *, deadline_s: float) -> asyncio.Future[Outputs]:
+    def submit(self, given: Sequence[Mapping[str, Scalar]], *, deadline_s: float) -> asyncio.Future[Answered]:
         """Queue rows. Refuses what the model cannot take, and what the queue has no room for."""
         if self.columns is None:
             raise Unavailable(f"model {self.model} has no worker", ways_on=["try again in a moment"])
@@ -103,8 +117,9 @@ class Lane:
             estimate=self._estimate,
         )
         if not asked.is_admitted:
-            raise TooMuch(
-                asked.reason,
+            self.counts.shed_count += 1
+            raise Unavailable(
+                f"model {self.model} has more than it can do: {asked.reason}",
                 ways_on=["send less at once, or try again later"],
                 retry_after_s=round(asked.retry_after_s, 3),
             )
@@ -123,8 +138,14 @@ class Lane:
             try:
                 if self.columns is not None:
                     ticket.values = self.columns.rows(ticket.given)
-            except Refused as error:
-                ticket.answer.set_exception(error)
+            except Refused as error:  # it was right for the version that it was sent to
+                ticket.answer.set_exception(
+                    Unavailable(
+                        f"model {other.model} was replaced by {self.model}, which takes other rows: "
+                        f"{error.message}",
+                        ways_on=["look features and columns up again, and send the request again"],
+                    )
+                )
                 continue
             self._queue.append(ticket)
             self.queue_rows += ticket.rows
@@ -135,9 +156,7 @@ class Lane:
 
     def abandon(self, error: FourfoldError) -> None:
         """Nobody will answer here any more."""
-        for ticket in (*self._flight, *self._queue):
-            if not ticket.answer.done():
-                ticket.answer.set_exception(error)
+        _fail((*self._flight, *self._queue), error)
         self._flight.clear()
         self._queue.clear()
         self.queue_rows = 0
@@ -158,7 +177,11 @@ class Lane:
                 batch = self._next()
                 if batch:
                     self._flight = batch
-                    await self._send(self._channel, batch)
+                    try:
+                        await self._send(self._channel, batch)
+                    except Exception as error:  # a defect of ours must not leave a request without an answer
+                        logger.exception("a defect in the lane of %s", self.model)
+                        _fail(batch, Defect(f"a defect of the gateway: {type(error).__name__}"))
                     self._flight = []
         finally:
             self._task = None
@@ -169,7 +192,10 @@ class Lane:
 
     def _next(self) -> list[Ticket]:
         now_s = asyncio.get_running_loop().time()
-        decided = next_batch(self._queue, self._estimate, now_s, rows_max=self.settings.batch_rows_max)
+        # Who was under a worker that died goes alone: if its rows are what ends workers, no other pays.
+        is_suspect = self._queue[0].attempts > 0
+        waiting = itertools.islice(self._queue, 1) if is_suspect else self._queue
+        decided = next_batch(waiting, self._estimate, now_s, rows_max=self.settings.batch_rows_max)
         shed = set(decided.shed)
         batch = []
         for position in range(decided.seen):
@@ -216,7 +242,8 @@ class Lane:
         for ticket in batch:
             end = start + ticket.rows
             if not ticket.answer.done():
-                ticket.answer.set_result([dict(zip(names, row, strict=True)) for row in rows[start:end]])
+                outputs = [dict(zip(names, row, strict=True)) for row in rows[start:end]]
+                ticket.answer.set_result(Answered(self.model, outputs, answers.schema))
             start = end
 
     async def _alone(
@@ -224,13 +251,15 @@ class Lane:
     ) -> None:
         """The model refused a batch: one request's rows must not fail the others', so each goes alone."""
         if len(batch) == 1:
-            if not batch[0].answer.done():
-                batch[0].answer.set_exception(
-                    error if isinstance(error, FourfoldError) else Refused(f"rows do not fit: {error}")
-                )
+            is_told = isinstance(error, FourfoldError)
+            _fail(batch, error if is_told else Refused(f"rows do not fit: {error}"))
             return
-        for ticket in batch:
-            if ticket.attempts <= ATTEMPTS_MAX and not ticket.answer.done():
+        for position, ticket in enumerate(batch):
+            if self._channel is not channel:  # one of them ended the worker: the others wait for the next
+                self._again(batch[position:])
+                return
+            if not ticket.answer.done():
+                ticket.attempts -= 1  # the common try was not its own
                 await self._send(channel, [ticket])
 
     def _again(self, batch: list[Ticket]) -> None:
@@ -276,5 +305,10 @@ class Lane:
                 f"model {self.model} cannot answer within the request's deadline",
                 ways_on=["allow more with the header X-Request-Timeout-S, or send fewer rows"],
             )
+        _fail([ticket], error)
+
+
+def _fail(tickets: Iterable[Ticket], error: FourfoldError) -> None:
+    for ticket in tickets:
         if not ticket.answer.done():
             ticket.answer.set_exception(error)

@@ -14,8 +14,8 @@ COUNTERS = (
     ("requests", "request_count", "Requests answered."),
     ("rows", "row_count", "Rows answered."),
     ("errors", "error_count", "Requests that failed for a reason of ours."),
-    ("refused", "refused_count", "Requests refused for a reason of theirs, full queues included."),
-    ("shed", "shed_count", "Requests given up because their deadline could not be met."),
+    ("refused", "refused_count", "Requests refused for a reason of theirs."),
+    ("shed", "shed_count", "Requests given up: queue full, or deadline out of reach."),
     ("retried_rows", "retried_count", "Rows sent a second time because a worker died under them."),
     ("log_dropped_rows", "log_dropped_count", "Rows that the prediction log had no room for."),
 )

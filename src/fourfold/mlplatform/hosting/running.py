@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 import pyarrow as pa
 
 from fourfold.core.decide.swap import Swap, health
-from fourfold.core.errors import FourfoldError, Refused, TooMuch, Unavailable
+from fourfold.core.errors import FourfoldError, Refused, Unavailable
 from fourfold.core.features import Status
 from fourfold.core.hosting import Deployment, EndpointSettings, Health, Missing, Phase, Scalar, Traffic
 from fourfold.core.ports.clock import Clock
@@ -18,10 +18,12 @@ from fourfold.core.ports.model_worker import WorkerChannel
 from fourfold.core.services.features import Plan
 from fourfold.core.times import Instant
 from fourfold.mlplatform.hosting.columns import reader, unknown_columns
-from fourfold.mlplatform.hosting.lane import Lane, Outputs
+from fourfold.mlplatform.hosting.lane import Answered, Lane, Outputs
 from fourfold.mlplatform.hosting.log import EndpointLog, Served
 
 LATENCIES_MAX = 2048
+SHADOW_REQUESTS_MAX = 1024
+"""Copies under way at once; beyond it requests are not copied."""
 
 Rows = Sequence[Mapping[str, Scalar]]
 
@@ -77,6 +79,8 @@ class Answer:
     ids: list[str]
     model: str
     outputs: Outputs
+    kinds: pa.Schema
+    """The outputs' types."""
     t: Instant
     watermark: int | None
     missing: list[tuple[str, ...]]
@@ -195,7 +199,7 @@ class RunningEndpoint:
         if not rows:
             raise Refused("the request has no rows")
         if len(rows) > self.settings.request_rows_max:
-            raise TooMuch(
+            raise Refused(
                 f"{len(rows)} rows in one request; at most {self.settings.request_rows_max} are answered",
                 ways_on=["send fewer at once, or score a table: ff.predict_table"],
             )
@@ -203,29 +207,48 @@ class RunningEndpoint:
         at = self._clock.now() if t is None else t
         prepared = self._prepare(behind, rows, at)
         deadline = began_s + (self.settings.deadline_s if deadline_s is None else deadline_s)
-        outputs = await behind.lane.submit(prepared.rows, deadline_s=deadline)
+        answered = await behind.lane.submit(prepared.rows, deadline_s=deadline)
         base = self._new_id()
         ids = [base] if len(rows) == 1 else [f"{base}.{position}" for position in range(len(rows))]
         latency_ms = (asyncio.get_running_loop().time() - began_s) * 1000.0
         self._latencies.append(latency_ms)
-        model = behind.deployment.model
+        self._keep(ids, answered, prepared, at, latency_ms, is_shadow=False)
+        if self.shadow is not None:
+            self._copy(self.shadow, behind.deployment.features, rows, prepared, ids, at)
+        return Answer(
+            ids,
+            answered.model,
+            answered.outputs,
+            answered.kinds,
+            at,
+            prepared.watermark,
+            prepared.missing,
+        )
+
+    def _keep(
+        self,
+        ids: list[str],
+        answered: Answered,
+        prepared: Prepared,
+        at: Instant,
+        latency_ms: float,
+        *,
+        is_shadow: bool,
+    ) -> None:
         if self.settings.log:
             self.log.predicted(
                 Served(
                     ids,
-                    model,
-                    False,
+                    answered.model,
+                    is_shadow,
                     at,
                     prepared.watermark,
                     self._clock.now(),
                     latency_ms,
                     prepared.rows,
-                    outputs,
+                    answered.outputs,
                 )
             )
-        if self.shadow is not None:
-            self._copy(self.shadow, behind, rows, prepared, ids, at)
-        return Answer(ids, model, outputs, at, prepared.watermark, prepared.missing)
 
     def _prepare(self, behind: Behind, rows: Rows, at: Instant) -> Prepared:
         """Look features up; refuse columns that nobody asked for."""
@@ -258,49 +281,29 @@ class RunningEndpoint:
         return Prepared(merged, watermark, missing)
 
     def _copy(
-        self, shadow: Behind, live: Behind, rows: Rows, prepared: Prepared, ids: list[str], at: Instant
+        self, shadow: Behind, features: str, rows: Rows, prepared: Prepared, ids: list[str], at: Instant
     ) -> None:
-        """Give the shadow a copy, after the live answer; whatever goes wrong with it is only its own."""
-        try:
-            if shadow.deployment.features != live.deployment.features:
-                prepared = self._prepare(shadow, rows, at)
-            began_s = asyncio.get_running_loop().time()
-            answer = shadow.lane.submit(prepared.rows, deadline_s=began_s + self.settings.deadline_s)
-        except FourfoldError:
+        """Give the shadow a copy once the live answer is on its way; what goes wrong with it is its own."""
+        if len(self._shadow_tasks) >= SHADOW_REQUESTS_MAX:
             return  # it shows as a request without a pair
-        task = asyncio.get_running_loop().create_task(
-            self._log_copy(shadow, answer, began_s, prepared, ids, at)
-        )
+        is_same = shadow.deployment.features == features
+        copy = self._ask_shadow(shadow, rows, prepared if is_same else None, ids, at)
+        task = asyncio.get_running_loop().create_task(copy)
         self._shadow_tasks.add(task)
         task.add_done_callback(self._shadow_tasks.discard)
 
-    async def _log_copy(
-        self,
-        shadow: Behind,
-        answer: asyncio.Future[Outputs],
-        began_s: float,
-        prepared: Prepared,
-        ids: list[str],
-        at: Instant,
+    async def _ask_shadow(
+        self, shadow: Behind, rows: Rows, prepared: Prepared | None, ids: list[str], at: Instant
     ) -> None:
+        loop = asyncio.get_running_loop()
+        began_s = loop.time()
         try:
-            outputs = await answer
+            if prepared is None:
+                prepared = self._prepare(shadow, rows, at)
+            answered = await shadow.lane.submit(prepared.rows, deadline_s=began_s + self.settings.deadline_s)
         except FourfoldError:
             return
-        latency_ms = (asyncio.get_running_loop().time() - began_s) * 1000.0
-        self.log.predicted(
-            Served(
-                ids,
-                shadow.deployment.model,
-                True,
-                at,
-                prepared.watermark,
-                self._clock.now(),
-                latency_ms,
-                prepared.rows,
-                outputs,
-            )
-        )
+        self._keep(ids, answered, prepared, at, (loop.time() - began_s) * 1000.0, is_shadow=True)
 
     async def settle(self) -> None:
         """Wait for the copies that are under way, so that a flush holds them."""
