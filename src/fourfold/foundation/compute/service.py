@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-
-import sqlalchemy as sa
+from typing import TYPE_CHECKING
 
 from fourfold.catalog.database import Catalog
 from fourfold.core.compute import (
@@ -27,6 +26,9 @@ from fourfold.foundation.compute.environments import Environments
 from fourfold.foundation.compute.locks import parse_lock
 from fourfold.foundation.compute.tables import ComputeTables
 from fourfold.foundation.compute.units import find_unit
+
+if TYPE_CHECKING:
+    import sqlalchemy as sa
 
 MOST_LISTED = 10_000
 
