@@ -137,6 +137,7 @@ def _open(url: str, start: object, answers: object) -> None:
         answers.put("")  # type: ignore[attr-defined]
 
 
+@pytest.mark.slow
 def test_processes_that_open_a_fresh_project_at_once_all_succeed(catalog_url: str) -> None:
     spawn = multiprocessing.get_context("spawn")
     start, answers = spawn.Event(), spawn.Queue()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from fourfold.catalog.database import Catalog, metadata
+from fourfold.catalog.database import Catalog
 from fourfold.core.errors import Refused
 
 HEAD = "0001"
@@ -21,10 +21,6 @@ _LOCK = 0x464F5552  # "FOUR": the advisory lock on PostgreSQL
 
 def upgrade(catalog: Catalog) -> None:
     """Bring the tables to `HEAD`. When they are there already this is one small query and no Alembic."""
-    if not (Path(__file__).parent / "migrations" / "versions" / "v0001_the_house.py").exists():
-        with _alone(catalog) as connection:  # until the rooms' tables are settled
-            metadata.create_all(connection)
-        return
     present = _sqlite_revision(catalog.path) if catalog.path is not None else _revision(catalog)
     if present == HEAD:
         return
@@ -34,6 +30,8 @@ def upgrade(catalog: Catalog) -> None:
         if present == HEAD:
             return
         _refuse_newer(present)
+        if not present:
+            _refuse_strangers(connection)
         _migrate(connection)
 
 
@@ -44,6 +42,15 @@ def _refuse_newer(present: str) -> None:
             ways_on=["upgrade: pip install -U fourfold", "or open another project folder"],
             present=present,
             known=HEAD,
+        )
+
+
+def _refuse_strangers(connection: sa.Connection) -> None:
+    """Refuse a database that has tables named as ours, and no word of our migrations."""
+    if sa.inspect(connection).has_table("catalog_project"):
+        raise Refused(
+            "this database holds tables named as the catalog's, but not the record of which version they are",
+            ways_on=["name an empty database, or another project folder", "or restore the whole of it"],
         )
 
 
