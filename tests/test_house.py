@@ -98,3 +98,39 @@ def test_every_room_has_a_page() -> None:
         "models", "hosting", "workbench", "server", "cli", "advise", "house", "dependencies",
     ]  # fmt: skip
     assert [room for room in rooms if not (pages / f"{room}.md").exists()] == []
+
+
+def test_the_package_and_its_metadata_name_the_same_version() -> None:
+    import tomllib
+
+    from fourfold.core.package import VERSION
+
+    metadata = tomllib.loads((SOURCE.parent.parent / "pyproject.toml").read_text())
+    assert metadata["project"]["version"] == VERSION
+
+
+@pytest.mark.parametrize("folder", ["src", "examples", "tests", "benchmarks", "tools"])
+def test_no_file_is_too_long_to_read(folder: str) -> None:
+    long = {
+        str(path.relative_to(SOURCE.parent.parent)): lines
+        for path in sorted((SOURCE.parent.parent / folder).rglob("*.py"))
+        if (lines := len(path.read_text().splitlines())) > 600
+    }
+    assert not long
+
+
+def test_no_file_names_a_registry_or_a_place_on_some_machine() -> None:
+    import subprocess
+
+    root = SOURCE.parent.parent
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=root, capture_output=True, text=True, check=False)
+    if listed.returncode != 0:
+        pytest.skip("not a git checkout")
+    strange = re.compile(r"pythonhosted|pypi\.org/|registry\.npmjs|/home/\w+/|/root/|/work/\w+/")
+    strays = [
+        f"{name}: {found.group()}"
+        for name in listed.stdout.split("\0")
+        if name and name != "tests/test_house.py" and (root / name).is_file()
+        for found in strange.finditer((root / name).read_text(errors="replace"))
+    ]
+    assert not strays

@@ -14,6 +14,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 from fourfold.core import context as _context
+from fourfold.core.package import VERSION
 
 if TYPE_CHECKING:
     from fourfold.core.context import Ref as Ref
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     from fourfold.resources.flows.api import wait as wait
     from fourfold.workbench.api import notebook as notebook
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 _ROOMS: dict[str, tuple[str, ...]] = {
     "fourfold.core.context": ("Ref",),

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-from fourfold.core.ports.engine import Exit, Usage
+from fourfold.core.jobs import Exit, Usage
 from fourfold.core.times import Instant
 
 NANO_PER_USD = 10**9

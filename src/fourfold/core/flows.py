@@ -13,7 +13,7 @@ from typing import Any, NewType
 
 from fourfold.core.context import Ref
 from fourfold.core.errors import FourfoldError, Refused
-from fourfold.core.ports.engine import Exit, ExitKind, Resources, Usage
+from fourfold.core.jobs import Exit, ExitKind, Resources, Usage
 from fourfold.core.times import Instant
 
 RunId = NewType("RunId", str)
@@ -261,7 +261,7 @@ class RunEvent:
 
 
 @dataclass(frozen=True, slots=True)
-class Deployment:
+class DeployedFlow:
     """A flow that is known by name: its code, its default parameters and its schedule."""
 
     flow: str

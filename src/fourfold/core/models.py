@@ -15,7 +15,7 @@ from typing import Literal
 
 from fourfold.core.context import Ref
 from fourfold.core.errors import Refused, did_you_mean
-from fourfold.core.ports.blobs import Digest
+from fourfold.core.storage import Digest
 from fourfold.core.times import Instant
 from fourfold.core.wire import Number, number
 

@@ -5,10 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NewType
 
 from fourfold.core.context import Ref
 from fourfold.core.errors import Refused
 from fourfold.core.times import Instant
+
+Digest = NewType("Digest", str)
+"""`blake3:` and 64 hexadecimal digits: the name of a byte string."""
 
 Scalar = str | int | float | bool | None
 """A value to compare a column with. Dates and times travel as ISO 8601 text; instants as integers."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from fourfold.core.errors import FourfoldError
-from fourfold.core.ports.engine import Usage
+from fourfold.core.jobs import Usage
 from fourfold.core.times import Instant
 
 

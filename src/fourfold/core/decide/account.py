@@ -15,7 +15,7 @@ from fourfold.core.compute import (
     Measurement,
     Unit,
 )
-from fourfold.core.ports.engine import Usage
+from fourfold.core.jobs import Usage
 from fourfold.core.quantities import bytes_text
 from fourfold.core.times import duration_text
 

@@ -25,7 +25,7 @@ from fourfold.core.flows import (
     StepCall,
     Stored,
 )
-from fourfold.core.ports.engine import Exit, ExitKind, Usage
+from fourfold.core.jobs import Exit, ExitKind, Usage
 from fourfold.core.times import Instant
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fourfold.core.ports.engine import Resources
+from fourfold.core.jobs import Resources, UnitCapacity
 from fourfold.core.quantities import bytes_text
 from fourfold.core.times import Instant, seconds_between
 
@@ -19,16 +19,6 @@ HEADS = 64
 """So many of those that wait are looked at; the others wait their turn."""
 
 _ROUNDING = 1e-9
-
-
-@dataclass(frozen=True, slots=True)
-class UnitCapacity:
-    """What a unit has in all."""
-
-    name: str
-    cpu: float
-    memory_bytes: int
-    gpu: int = 0
 
 
 @dataclass(frozen=True, slots=True)

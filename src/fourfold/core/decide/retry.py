@@ -11,7 +11,7 @@ import hashlib
 from dataclasses import dataclass
 
 from fourfold.core.flows import Backoff, Failure, StepCall
-from fourfold.core.ports.engine import ExitKind
+from fourfold.core.jobs import ExitKind
 from fourfold.core.times import Instant, after, duration_text
 
 MOST_LOSSES = 3

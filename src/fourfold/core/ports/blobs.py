@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO, NewType, Protocol
+from typing import BinaryIO, Protocol
 
-Digest = NewType("Digest", str)
-"""`blake3:` and 64 hexadecimal digits."""
+from fourfold.core.storage import Digest
+
+__all__ = ["BlobStore", "Digest"]
 
 
 class BlobStore(Protocol):

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-from fourfold.core.decide.place import UnitCapacity
 from fourfold.core.flows import Code
-from fourfold.core.ports.engine import Exit, Resources
+from fourfold.core.jobs import Exit, Resources, UnitCapacity
 
 
 @dataclass(frozen=True, slots=True)

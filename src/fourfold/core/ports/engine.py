@@ -12,59 +12,22 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal, Protocol
 
-from fourfold.core.quantities import Range
+from fourfold.core.jobs import Exit, ExitKind, Resources, Usage
 from fourfold.core.times import Instant
 
-
-@dataclass(frozen=True, slots=True)
-class Resources:
-    """What a job asks for. Ranges: the low end must be met; the high end is as much as it can use.
-
-    A high end of memory is a limit: an engine that can, ends a job that goes past it.
-    """
-
-    cpu: Range = Range(1)
-    memory_bytes: Range = Range(0)
-    gpu: Range = Range(0)
-    gpu_name: str = ""
-    time_limit_s: float | None = None
-    max_price_usd_per_hour: float | None = None
-
-
-class ExitKind(StrEnum):
-    """How a job ended; retry policy differs by kind."""
-
-    ok = "ok"
-    failed = "failed"
-    out_of_memory = "out_of_memory"
-    over_time = "over_time"
-    worker_lost = "worker_lost"
-    preempted = "preempted"
-    cancelled = "cancelled"
-
-
-@dataclass(frozen=True, slots=True)
-class Exit:
-    """How a job ended, and why in words. `code` is the exit status where there was one."""
-
-    kind: ExitKind
-    reason: str = ""
-    code: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """What a job used, measured. `None` where the engine cannot tell."""
-
-    wall_s: float = 0.0
-    cpu_s: float | None = None
-    memory_peak_bytes: int | None = None
-    read_bytes: int | None = None
-    written_bytes: int | None = None
-    memory_peak_is_exact: bool = True
-    """False where the peak may belong to earlier work of the same process, or fell between two looks."""
-    flops: float | None = None
-    """Floating point operations, where they can be counted."""
+__all__ = [
+    "Capabilities",
+    "Engine",
+    "Exit",
+    "ExitKind",
+    "JobStatus",
+    "Launch",
+    "LogChunk",
+    "Offer",
+    "Phase",
+    "Resources",
+    "Usage",
+]
 
 
 @dataclass(frozen=True, slots=True)

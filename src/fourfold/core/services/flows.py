@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from fourfold.core.flows import Deployment, FlowRun, Graph, LogPiece, Reason, RunEvent, ScheduleInfo
-from fourfold.core.ports.engine import Resources
+from fourfold.core.flows import DeployedFlow, FlowRun, Graph, LogPiece, Reason, RunEvent, ScheduleInfo
+from fourfold.core.jobs import Resources
 from fourfold.core.routes import Role, route
 
 
@@ -103,12 +103,12 @@ class Flows(Protocol):
         scheduled_param: str = "",
         cwd: str = "",
         python: str = "",
-    ) -> Deployment:
+    ) -> DeployedFlow:
         """Keep a flow's code under its name, with its schedule; a schedule is pinned to this code."""
         ...
 
     @route("GET /flows", needs=Role.viewer)
-    def deployments(self) -> tuple[Deployment, ...]:
+    def deployments(self) -> tuple[DeployedFlow, ...]:
         """All deployed flows by name."""
         ...
 
@@ -118,7 +118,7 @@ class Flows(Protocol):
         ...
 
     @route("POST /flows/{flow}/pause", needs=Role.deployer)
-    def pause_schedule(self, flow: str, *, is_paused: bool = True) -> Deployment:
+    def pause_schedule(self, flow: str, *, is_paused: bool = True) -> DeployedFlow:
         """Stop a deployed flow's schedule from firing, or let it fire again."""
         ...
 

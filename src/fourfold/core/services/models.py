@@ -23,8 +23,8 @@ from fourfold.core.models import (
     Scalar,
     Signature,
 )
-from fourfold.core.ports.blobs import Digest
 from fourfold.core.routes import Role, route
+from fourfold.core.storage import Digest
 from fourfold.core.times import Instant
 
 if TYPE_CHECKING:

@@ -8,9 +8,8 @@ from typing import Protocol
 
 import pyarrow as pa
 
-from fourfold.core.ports.blobs import Digest
 from fourfold.core.routes import Role, route
-from fourfold.core.storage import Condition, Scalar, TableInfo, TableVersion
+from fourfold.core.storage import Condition, Digest, Scalar, TableInfo, TableVersion
 from fourfold.core.times import Instant
 
 

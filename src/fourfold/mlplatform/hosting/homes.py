@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-import fourfold
+from fourfold.core import package
 from fourfold.core.environment import Environment
 from fourfold.core.models import LoadPolicy, ModelVersion
 from fourfold.core.wire import decode, encode
@@ -78,7 +78,7 @@ class LocalHomes:
             env[POLICY_ENV] = encode(self._policy).decode()
         if Path(python) != Path(sys.executable):
             # The worker's code is ours, whatever Fourfold the version's own lock may hold.
-            env["PYTHONPATH"] = os.fspath(Path(fourfold.__file__).parent.parent)
+            env["PYTHONPATH"] = os.fspath(package.FOLDER)
         return Home(folder, python, env)
 
     def _environment(self, folder: Path) -> Environment:

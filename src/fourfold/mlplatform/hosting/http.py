@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-import fourfold
 from fourfold.core.errors import FourfoldError, NotFound, Refused, Unauthenticated, Unavailable
 from fourfold.core.hosting import Health, Prediction, Scalar
+from fourfold.core.package import VERSION
 from fourfold.core.times import Instant, duration_s, parse_instant
 from fourfold.core.wire import decode
 from fourfold.mlplatform.hosting import metrics, oip
@@ -222,7 +222,7 @@ class GatewayApp:
         """The protocol's questions without a body."""
         match rest:
             case []:
-                told = {"name": "fourfold", "version": fourfold.__version__, "extensions": []}
+                told = {"name": "fourfold", "version": VERSION, "extensions": []}
                 return 200, _encode(told)
             case ["health", "live"]:
                 return 200, _encode({"live": True})
@@ -255,6 +255,8 @@ class GatewayApp:
     async def _control(self, verb: str, rest: list[str]) -> tuple[int, bytes]:
         """What the project's own processes ask."""
         match verb, rest:
+            case "GET", ["alive"]:
+                return 200, b"{}"
             case "GET", ["traffic"]:
                 return 200, _encode(
                     {

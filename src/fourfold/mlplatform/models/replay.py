@@ -11,8 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import fourfold
-from fourfold.core import wire
+from fourfold.core import package, wire
 from fourfold.core.errors import FourfoldError
 from fourfold.core.models import LoadPolicy, Replay
 
@@ -25,7 +24,7 @@ def replay_apart(folder: Path, policy: LoadPolicy, *, timeout_s: float = TIMEOUT
     """Replay in another process, which gets a small clean environment and at most `timeout_s`."""
     env = {name: os.environ[name] for name in _SETTINGS if name in os.environ}
     env[POLICY_ENV] = wire.encode(policy).decode()
-    env["PYTHONPATH"] = os.fspath(Path(fourfold.__file__).parent.parent)
+    env["PYTHONPATH"] = os.fspath(package.FOLDER)
     try:
         done = subprocess.run(
             [sys.executable, "-P", "-m", "fourfold.mlplatform.models.replay", os.fspath(folder)],

@@ -1,0 +1,69 @@
+"""What a job asks for, how it ended and what it used: the words of every engine, and of those who ask one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from fourfold.core.quantities import Range
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """What a job asks for. Ranges: the low end must be met; the high end is as much as it can use.
+
+    A high end of memory is a limit: an engine that can, ends a job that goes past it.
+    """
+
+    cpu: Range = Range(1)
+    memory_bytes: Range = Range(0)
+    gpu: Range = Range(0)
+    gpu_name: str = ""
+    time_limit_s: float | None = None
+    max_price_usd_per_hour: float | None = None
+
+
+class ExitKind(StrEnum):
+    """How a job ended; retry policy differs by kind."""
+
+    ok = "ok"
+    failed = "failed"
+    out_of_memory = "out_of_memory"
+    over_time = "over_time"
+    worker_lost = "worker_lost"
+    preempted = "preempted"
+    cancelled = "cancelled"
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """How a job ended, and why in words. `code` is the exit status where there was one."""
+
+    kind: ExitKind
+    reason: str = ""
+    code: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a job used, measured. `None` where the engine cannot tell."""
+
+    wall_s: float = 0.0
+    cpu_s: float | None = None
+    memory_peak_bytes: int | None = None
+    read_bytes: int | None = None
+    written_bytes: int | None = None
+    memory_peak_is_exact: bool = True
+    """False where the peak may belong to earlier work of the same process, or fell between two looks."""
+    flops: float | None = None
+    """Floating point operations, where they can be counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class UnitCapacity:
+    """What a unit has in all."""
+
+    name: str
+    cpu: float
+    memory_bytes: int
+    gpu: int = 0
