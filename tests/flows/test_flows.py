@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import pytest
-
-from fourfold.core.errors import Refused
-from fourfold.core.flows import FlowFailed, RunState
+from fourfold.core.flows import CallKey, RunState
 
 from .conftest import Project
 
@@ -46,6 +43,6 @@ def test_a_flow_of_steps_loops_and_conditions_gives_its_result(project: Project)
         "add#3": "succeeded",
     }
     graph = project.flows.graph(run.id)
-    assert {call.key: call.deps for call in graph.calls}["total#0"] == ("add#0", "add#1", "add#2")
+    assert {call.key: call.deps for call in graph.calls}[CallKey("total#0")] == ("add#0", "add#1", "add#2")
     assert all(attempt.usage.wall_s >= 0 and attempt.ended_at for attempt in graph.attempts)
     assert project.flows.logs(run.id, call="add#1").text == "adding 1 1\n"

@@ -40,6 +40,8 @@ def main() -> int:
             match header["type"]:
                 case "task":
                     worker.perform(header, parts)
+                case "ahead":
+                    worker.expect(header, parts)
                 case "exit":
                     return 0
                 case _:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from fourfold.core.context import Executing, Ref
 from fourfold.core.errors import FourfoldError, Refused
-from fourfold.core.flows import CallState, Stored
+from fourfold.core.flows import Stored
 from fourfold.core.frames import Header
 from fourfold.resources.flows import body as bodies
 from fourfold.resources.flows import codec, values
@@ -31,12 +31,12 @@ class DurableBody:
         self,
         connection: Connection,
         executing: Executing,
-        records: Sequence[tuple[Header, list[bytes]]],
+        records: Iterable[tuple[Header, list[bytes]]],
         blobs: Callable[[], values.Bytes],
     ) -> None:
         self._connection = connection
         self._executing = executing
-        self._blobs = blobs
+        self._open_blobs = blobs
         self._keys = bodies.Keys()
         self._records = {header["key"]: (header, parts) for header, parts in records}
         self._outcomes: dict[str, Outcome] = {}
@@ -50,10 +50,22 @@ class DurableBody:
     def ambient(self) -> BodyAmbient:
         return self._ambient
 
+    def _store(self, data: bytes) -> Stored:
+        """Keep a value of the body's own doing: no effect of the flow, so outside of its journal."""
+        with bodies.running(None):
+            return values.store(data, self._open_blobs)
+
+    def _load(self, stored: Stored | None) -> Any:
+        if stored is None:
+            return None
+        with bodies.running(None):
+            data = values.fetch(stored, self._open_blobs)
+        return codec.decode(data)
+
     def call(self, step: Step, args: tuple[Any, ...], kwargs: Mapping[str, Any], key: str) -> Future:
         future = Future(self, self._keys.next(step.name, key), step.name)
         called = bodies.encode_call(step, args, kwargs, future.key)
-        arguments = values.store(called.arguments, self._blobs)
+        arguments = self._store(called.arguments)
         self._futures[future.key] = future
         if (record := self._records.pop(future.key, None)) is not None:
             self._compare(record[0], future.key, step.name, arguments, called.deps, called.line)
@@ -122,7 +134,7 @@ class DurableBody:
         with self._ambient.effect(key) as touched:
             try:
                 data = codec.encode(perform(), what=f"the answer of {name}")
-                message["result"] = values.to_wire(values.store(data, self._blobs), parts)
+                message["result"] = values.to_wire(self._store(data), parts)
             except Exception as caught:
                 error = caught
                 message["failure"] = failure_of(caught, key, parts)
@@ -194,7 +206,7 @@ class DurableBody:
                 told = values.from_wire(failure.get("error"), parts) if failure else None
                 self._outcomes[key] = bodies.outcome_of(
                     header["state"],
-                    load=lambda: None if result is None else codec.decode(values.fetch(result, self._blobs)),
+                    load=lambda: self._load(result),
                     failure=failure,
                     key=key,
                     error=told.inline if told else None,
@@ -245,7 +257,7 @@ def failure_of(error: BaseException, call: str, parts: list[bytes]) -> dict[str,
     from fourfold.core.errors import Remedy
 
     wire: dict[str, Any] = {
-        "kind": "failed",
+        "kind": "out_of_memory" if isinstance(error, MemoryError) else "failed",
         "type": type(error).__name__,
         "message": _text(error),
         "traceback": bodies.short_traceback(error)[-16_000:],
@@ -275,6 +287,3 @@ def _future_key(value: Any) -> int | None:
             f"the result of step '{value.name}' is not there yet", ways_on=["ask for its result() first"]
         )
     return None
-
-
-__all__ = ["BodyAmbient", "CallState", "DurableBody", "Replaced", "failure_of", "refs_out"]

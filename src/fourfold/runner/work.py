@@ -51,9 +51,16 @@ class Worker:
         self._functions: dict[tuple[str, str], Callable[..., Any]] = {}
         self._null = os.open(os.devnull, os.O_WRONLY)
         self._own_output = (os.dup(1), os.dup(2))
+        self._cwd = os.getcwd()
+        self._ahead: list[values.Frame] = []
+
+    def expect(self, header: Header, parts: list[bytes]) -> None:
+        """Keep what the next task needs."""
+        self._ahead += values.ahead_items(header, parts)
 
     def perform(self, task: Header, parts: list[bytes]) -> None:
         """Carry one task out and report how it ended."""
+        ahead, self._ahead = self._ahead, []
         answer: Header = {"run": task["run"], "key": task["key"], "n": task["n"]}
         self._connection.send({"type": "began", **answer})
         out: list[bytes] = []
@@ -71,10 +78,10 @@ class Worker:
                 )
                 if task["kind"] == "body":
                     ambient: Any = None
-                    value = self._body(task, parts, executing)
+                    value = self._body(task, ahead, executing)
                 else:
                     ambient = StepAmbient(executing)
-                    value = self._step(task, parts, ambient)
+                    value = self._step(task, parts, ahead, ambient)
                 stored = values.store(value, _storage)
                 answer |= {"type": "finished", "result": values.to_wire(stored, out)}
                 if ambient is not None:
@@ -82,32 +89,33 @@ class Worker:
             except Exception as error:
                 out.clear()
                 answer |= {"type": "failed", "failure": failure_of(error, task["key"], out)}
-                bodies_text = answer["failure"]["traceback"]
-                sys.stderr.write(bodies_text)
+                sys.stderr.write(answer["failure"]["traceback"])
             except SystemExit as error:
                 out.clear()
                 answer |= {"type": "failed", "failure": _exit_failure(error, task["key"])}
             answer["usage"] = self._meter.stop()
+        os.chdir(self._cwd)  # the next task finds its folder where it was
         self._connection.send(answer, out)
 
-    def _step(self, task: Header, parts: list[bytes], ambient: StepAmbient) -> bytes:
+    def _step(
+        self, task: Header, parts: list[bytes], ahead: list[values.Frame], ambient: StepAmbient
+    ) -> bytes:
         function = self._function(task["module"], task["qualname"])
-        inputs = [codec.decode(values.fetch(_stored(wire, parts), _storage)) for wire in task["inputs"]]
+        inputs = [codec.decode(values.fetch(_stored(*each), _storage)) for each in ahead]
         arguments = values.fetch(_stored(task["arguments"], parts), _storage)
         args, kwargs = codec.decode(arguments, inputs=inputs)
         with context.within(ambient):
             value = function(*args, **kwargs)
         return codec.encode(value, what=f"the result of step '{task['name']}'")
 
-    def _body(self, task: Header, parts: list[bytes], executing: Executing) -> bytes:
+    def _body(self, task: Header, ahead: list[values.Frame], executing: Executing) -> bytes:
         from fourfold.resources.flows import params
 
         module = importlib.import_module(task["module"])
         flow = getattr(module, task["qualname"])
         assert isinstance(flow, Flow), "a run is made from a flow"
-        records = [(record, parts) for record in task["records"]]
-        body = DurableBody(self._connection, executing, records, _storage)
-        arguments = params.read(flow, task["params"], at=Instant(task["at"]), tz=task["tz"])
+        body = DurableBody(self._connection, executing, ahead, _storage)
+        arguments = params.read(flow, task["params"], at=Instant(task["at"]))
         with bodies.running(body), context.within(body.ambient):
             try:
                 result = flow.function(**arguments)

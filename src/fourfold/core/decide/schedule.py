@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fourfold.core.decide import cron
-from fourfold.core.flows import Deployment
+from fourfold.core.flows import DeployedFlow
 from fourfold.core.times import Instant
 
 MOST_CATCH_UP = 100
@@ -23,7 +23,7 @@ class Ticks:
     reason: str
 
 
-def due(deployment: Deployment, now: Instant) -> Ticks:
+def due(deployment: DeployedFlow, now: Instant) -> Ticks:
     """The ticks after the last one up to now; those missed while nothing ran, by the catch-up rule.
 
     A tick counts as missed when a later one is due too. A clock that was set back fires nothing twice:
@@ -54,6 +54,6 @@ def due(deployment: Deployment, now: Instant) -> Ticks:
     return Ticks(tuple(fire), ticks[-1], at, passed, reason)
 
 
-def next_tick(deployment: Deployment, after: Instant) -> Instant | None:
+def next_tick(deployment: DeployedFlow, after: Instant) -> Instant | None:
     """The first tick after an instant."""
     return cron.next_after(cron.parse(deployment.cron), deployment.tz, after)

@@ -9,7 +9,7 @@ from typing import Protocol
 from fourfold.core.compute import JobReport
 from fourfold.core.context import Ref
 from fourfold.core.errors import Conflict
-from fourfold.core.flows import Attempt, Deployment, FlowRun, RunEvent, RunId, StepCall, Stored
+from fourfold.core.flows import Attempt, DeployedFlow, FlowRun, RunEvent, RunId, StepCall, Stored
 from fourfold.core.times import Instant
 
 
@@ -48,7 +48,7 @@ class Changes:
     runs: dict[str, FlowRun] = field(default_factory=dict)
     calls: dict[tuple[str, str], StepCall] = field(default_factory=dict)
     attempts: dict[tuple[str, str, int], Attempt] = field(default_factory=dict)
-    deployments: dict[str, Deployment] = field(default_factory=dict)
+    deployments: dict[str, DeployedFlow] = field(default_factory=dict)
     cache: dict[str, CacheEntry] = field(default_factory=dict)
     events: list[RunEvent] = field(default_factory=list)
     jobs: list[JobReport] = field(default_factory=list)
@@ -87,6 +87,6 @@ class FlowStore(Protocol):
 
     def cached(self, key: str) -> CacheEntry | None: ...
 
-    def deployments(self) -> Sequence[Deployment]:
+    def deployments(self) -> Sequence[DeployedFlow]:
         """All deployments by name."""
         ...

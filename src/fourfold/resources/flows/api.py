@@ -15,7 +15,7 @@ from typing import Any, overload
 from fourfold.core import context
 from fourfold.core.errors import Refused, did_you_mean
 from fourfold.core.flows import Backoff, FlowRun, Policy
-from fourfold.core.ports.engine import Resources
+from fourfold.core.jobs import Resources
 from fourfold.core.quantities import Range
 from fourfold.core.times import duration_s
 from fourfold.resources.flows import body as bodies

@@ -223,13 +223,13 @@ class InlineBody:
     def outcome(self, future: Future) -> Outcome:
         return self._outcomes[future.key]
 
-    def first_done(self, futures: Sequence[Future]) -> int:
+    def first_done(self, _futures: Sequence[Future]) -> int:
         return 0
 
-    def are_done(self, futures: Sequence[Future], timeout_s: float | None) -> list[bool]:
+    def are_done(self, futures: Sequence[Future], _timeout_s: float | None) -> list[bool]:
         return [True] * len(futures)
 
-    def effect(self, name: str, arguments: object, perform: Callable[[], Any]) -> Any:
+    def effect(self, _name: str, _arguments: object, perform: Callable[[], Any]) -> Any:
         return perform()
 
     def failures(self) -> list[BaseException]:

@@ -76,13 +76,13 @@ def closure(place: Place) -> dict[str, Path]:
             continue
         found[name] = file
         stat = file.stat()
-        for wanted in _imports(str(file), name, file.stem == "__init__", stat.st_mtime_ns, stat.st_size):
-            for prefix in _prefixes(wanted):
-                if prefix not in found and (at := _find(place.root, prefix)) is not None:
-                    waiting.append((prefix, at))
-        for prefix in _prefixes(name):
-            if prefix not in found and (at := _find(place.root, prefix)) is not None:
-                waiting.append((prefix, at))
+        imports = _imports(str(file), name, file.stem == "__init__", stat.st_mtime_ns, stat.st_size)
+        for wanted in (*imports, name):
+            waiting += [
+                (prefix, at)
+                for prefix in _prefixes(wanted)
+                if prefix not in found and (at := _find(place.root, prefix)) is not None
+            ]
     return dict(sorted(found.items()))
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from fourfold.core import context
 from fourfold.core.errors import NotFound, Refused
-from fourfold.core.flows import Deployment, FlowCancelled, FlowFailed, FlowRun, RunEvent, RunState
+from fourfold.core.flows import DeployedFlow, FlowCancelled, FlowFailed, FlowRun, RunEvent, RunState
 from fourfold.core.times import duration_text, seconds_between
 from fourfold.resources.flows import body as bodies
 from fourfold.resources.flows import bundle, codec, params
@@ -24,10 +24,11 @@ def submit(flow: Flow, given: Mapping[str, Any], *, key: str = "") -> FlowRun:
     """Check the parameters, pack the code, and start a run."""
     if is_runner and bodies.current() is None and context.ambient() is None:
         raise Refused(
-            f"'{flow.name}.run()' stands in the open in its file, so importing the file would run the flow again",
+            f"'{flow.name}.run()' stands in the open in its file: importing the file would run it again",
             ways_on=['put it under:  if __name__ == "__main__":'],
         )
     checked = params.check(flow, given)
+    key = key or context.write_key() or ""  # within a flow or a step: a repeat starts no second run
     place = _place(flow)
     return context.services().flows.submit(
         bundle.pack(bundle.closure(place)),
@@ -43,7 +44,7 @@ def submit(flow: Flow, given: Mapping[str, Any], *, key: str = "") -> FlowRun:
     )
 
 
-def deploy(flow: Flow) -> Deployment:
+def deploy(flow: Flow) -> DeployedFlow:
     """Keep a flow's code under its name, with its schedule."""
     place = _place(flow)
     schedule = flow.schedule

@@ -61,16 +61,19 @@ class Client:
         finally:
             connection.close()
 
-    def follow(self, run: str, timeout_s: float | None = None) -> Iterator[dict[str, Any]]:
+    def follow(
+        self, run: str, timeout_s: float | None = None, *, with_events: bool = False
+    ) -> Iterator[dict[str, Any]]:
         """Frames about a run, until it has ended or the time is over; across owners.
 
         The first frame of each owner is its answer to `watch`, so that the caller looks at what it missed.
+        The last is `ended`, where an owner saw the end; `with_events` brings `event` frames in between.
         """
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         while True:
             connection = self._connect()
             try:
-                connection.send({"type": "watch", "id": 1, "run": run})
+                connection.send({"type": "watch", "id": 1, "run": run, "with_events": with_events})
                 while True:
                     left = None if deadline is None else deadline - time.monotonic()
                     if left is not None and left <= 0:
@@ -96,7 +99,7 @@ class Client:
             lock = Lock(self._home)
             if not lock.take():
                 raise Conflict(
-                    f"another process runs this project's loop ({lock.holder()})",
+                    f"{lock.holder()} runs this project's loop already; there is one at a time",
                     ways_on=["stop it first (another `fourfold up`, or a script that waits for its flow)"],
                 )
             return self._start(lock, is_firing=is_firing)
@@ -127,7 +130,7 @@ class Client:
                         continue
                 if time.monotonic() > deadline:
                     raise Unavailable(
-                        f"a process holds this project's loop but does not answer ({Lock(self._home).holder()})",
+                        f"{Lock(self._home).holder()} holds this project's loop but does not answer",
                         ways_on=["if it hangs, end it: the next process goes on with all runs"],
                     ) from error
                 time.sleep(_PAUSE_S)  # it is about to listen, or about to let the lock go

@@ -114,18 +114,20 @@ class _Writer:
             return {"!path": str(value)}
         if is_dataclass(kind) and _is_plain_dataclass(kind) and (name := _importable(kind)):
             return {"!c": [name, {f.name: self.tree(getattr(value, f.name)) for f in fields(value)}]}
-        if (pyarrow := sys.modules.get("pyarrow")) is not None:
-            if isinstance(value, pyarrow.Table):
-                sink = pyarrow.BufferOutputStream()
-                with pyarrow.ipc.new_stream(sink, value.schema) as writer:
-                    writer.write_table(value)
-                return {"!p": ["arrow", self._part(sink.getvalue().to_pybytes())]}
+        if (pyarrow := sys.modules.get("pyarrow")) is not None and isinstance(value, pyarrow.Table):
+            return {"!p": ["arrow", self._arrow(pyarrow, value)]}
         if (numpy := sys.modules.get("numpy")) is not None:
             if isinstance(value, numpy.generic) and not value.dtype.hasobject:
                 return {"!p": ["npy0", self._npy(numpy, numpy.asarray(value))]}
             if type(value) is numpy.ndarray and not value.dtype.hasobject:
                 return {"!p": ["npy", self._npy(numpy, value)]}
         return {"!p": ["pickle", self._part(self._pickled(value))]}
+
+    def _arrow(self, pyarrow: Any, table: Any) -> int:
+        sink = pyarrow.BufferOutputStream()
+        with pyarrow.ipc.new_stream(sink, table.schema) as writer:
+            writer.write_table(table)
+        return self._part(sink.getvalue().to_pybytes())
 
     def _npy(self, numpy: Any, array: Any) -> int:
         buffer = io.BytesIO()

@@ -3,75 +3,53 @@
 One thread calls `turn()` whenever something has arrived or a timer is due. A turn handles everything
 that waits and makes ONE commit of it; only then are intentions carried out (tasks sent, workers started
 or ended, answers given). Each of them may be carried out again without harm, and what was committed but
-not carried out is found again by `recover()`: so the loop may be killed between any two lines.
+not carried out is found again by `take_over()`: so the loop may be killed between any two lines.
 
 The simulator drives this same class, with a store in memory and a control that lies.
 """
 
 from __future__ import annotations
 
-import heapq
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fourfold.core.context import Ref
 from fourfold.core.decide import flow as rules
-from fourfold.core.decide.place import HEADS, Lease, Start, Waiting, never_fits, place
+from fourfold.core.decide.place import Lease, never_fits
 from fourfold.core.errors import FourfoldError, NotFound, Refused
 from fourfold.core.flows import (
     BODY,
-    Attempt,
     CallKey,
     CallKind,
     CallState,
     Code,
+    DeployedFlow,
     Failure,
     FlowRun,
     RunEvent,
     RunId,
     StepCall,
 )
+from fourfold.core.jobs import Exit, ExitKind, Resources
 from fourfold.core.ports.clock import Clock
 from fourfold.core.ports.control import Arrival, Control, Gone, Joined, Message, WorkerSpec
-from fourfold.core.ports.engine import Exit, ExitKind, Resources
-from fourfold.core.ports.flow_store import CacheEntry, Changes, Fenced, FlowStore, OpenRun
+from fourfold.core.ports.flow_store import CacheEntry, FlowStore
 from fourfold.core.times import Instant, after, duration_text
-from fourfold.resources.flows import messages, values
+from fourfold.resources.flows import answers, messages
+from fourfold.resources.flows.open_flow import OpenFlow
+from fourfold.resources.flows.outbox import Outbox
+from fourfold.resources.flows.placing import Placing, Turn
 from fourfold.resources.flows.scheduler import Scheduler
-from fourfold.resources.pools.workers import Worker, Workers
+from fourfold.resources.flows.timers import Timers
+from fourfold.resources.pools.workers import Task, Worker, Workers
 
-MOST_OPEN_CALLS = 100_000
+MOST_CALLS = 100_000
 """A run that has made so many calls is refused more: a flow that never ends making steps must end."""
-LAZY_S = 0.02
-"""So long may the word that an attempt began wait for the next commit."""
 
 Resolve = Callable[[Ref], str | None]
 """The version that a name stands for now; `None` when that cannot be told."""
-
-
-@dataclass(slots=True)
-class OpenFlow:
-    """A run that the loop holds in memory, with all its calls."""
-
-    run: FlowRun
-    calls: dict[CallKey, StepCall] = field(default_factory=dict)
-    attempts: dict[CallKey, Attempt] = field(default_factory=dict)
-    dependents: dict[CallKey, list[CallKey]] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, loaded: OpenRun) -> OpenFlow:
-        flow = cls(loaded.run, {call.key: call for call in loaded.calls})
-        flow.attempts = {attempt.call: attempt for attempt in loaded.attempts}
-        for call in loaded.calls:
-            if call.state is CallState.blocked:
-                flow.depend(call)
-        return flow
-
-    def depend(self, call: StepCall) -> None:
-        for dep in set(call.deps):
-            self.dependents.setdefault(dep, []).append(call.key)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,26 +84,17 @@ class Loop:
         self._resolve = resolve
         self._step_code = step_code
         self._settings = settings
-        self.workers = Workers(
-            most_bodies=settings.most_bodies, most_idle=settings.most_idle, idle_s=settings.idle_s
-        )
+        self.workers = Workers(most_idle=settings.most_idle, idle_s=settings.idle_s)
+        self.placing = Placing(most_bodies=settings.most_bodies)
         self.scheduler = Scheduler()
-        self.epoch = 0
+        self._timers = Timers()
+        self._outbox = Outbox(store)
         self._flows: dict[str, OpenFlow] = {}
-        self._leases: dict[tuple[str, str], Lease] = {}
-        self._ready: list[tuple[int, Instant, str, str]] = []
-        self._bodies_ready: deque[tuple[str, str]] = deque()
-        self._holds: dict[tuple[str, str], str] = {}
-        self._timers: list[tuple[Instant, int, Callable[[], None]]] = []
-        self._timer_count = 0
-        self._watchers: dict[str, set[str]] = {}
+        self._by_key: dict[str, str] = {}
+        self._ended: list[str] = []
+        self._watchers: dict[str, dict[str, bool]] = {}
         self._inbox: deque[Arrival] = deque()
-        self._changes = Changes()
-        self._is_urgent = False
-        self._flush_at: Instant | None = None
-        self._acts: deque[tuple[str, tuple[Any, ...]]] = deque()
-        self._retry_commit_at: Instant | None = None
-        self._commit_failures = 0
+        self._looks_at_idle = False
 
     # From outside
 
@@ -135,69 +104,68 @@ class Loop:
 
     def take_over(self, owner: str) -> None:
         """Become the project's loop and go on with all open runs."""
-        self.epoch = self._store.take_over(owner, self._clock.now())
+        self._outbox.epoch = self._store.take_over(owner, self._clock.now())
         self.scheduler.load(self._store.deployments())
         for loaded in self._store.load_open():
-            flow = self._flows[loaded.run.id] = OpenFlow.of(loaded)
+            flow = self._open(OpenFlow.of(loaded))
             for call in list(flow.calls.values()):
-                attempt = flow.attempts.get(call.key)
-                if attempt is not None:
+                if (attempt := flow.attempts.get(call.key)) is not None:
                     told = "the loop was restarted; this uses up no try"
                     self._apply(flow, rules.Interrupted(call.key, attempt.n, told))
                 elif call.state is CallState.ready and call.kind is not CallKind.effect:
                     self._queue(flow, call)
                 elif call.state is CallState.retry_wait:
                     self._wake(flow.run.id, call.key, call.not_before or self._clock.now())
-        self._is_urgent = True
 
     def turn(self) -> None:
         """Handle all that has arrived and is due."""
         now = self._clock.now()
-        if self._retry_commit_at is not None:
-            if now < self._retry_commit_at:
+        if (again_at := self._outbox.waits_until) is not None:
+            if now < again_at or not self._outbox.commit(now):
                 return
-            self._commit(now)
-            if self._retry_commit_at is not None:
-                return
-        self._act()
-        self._fire(now)
+            self._outbox.act()
+        self._timers.fire(now)
         while self._inbox:
             self._arrived(self._inbox.popleft())
-        for run in self.scheduler.due(now, self._new_run):
-            self._submit(run)
-        for deployment in self.scheduler.drain():
-            self._changes.deployments[deployment.flow] = deployment
-            self._is_urgent = True
+        for run in self.scheduler.due(now, self.new_run):
+            self.submit(run)
+        for deployed in self.scheduler.drain():
+            self._outbox.changes.deployments[deployed.flow] = deployed
+            self._outbox.is_urgent = True
         self._place(now)
-        self._commit(now)
-        if self._retry_commit_at is None:
-            self._act()
+        if self._outbox.commit(now):
+            self._outbox.act()
             self._forget()
 
     def next_at(self) -> Instant | None:
         """When the next turn is due if nothing arrives."""
-        if self._retry_commit_at is not None:
-            return self._retry_commit_at
-        times = [self._timers[0][0]] if self._timers else []
-        times += [at for at in (self._flush_at, self.scheduler.next_at()) if at is not None]
-        return min(times, default=None)
+        if (again_at := self._outbox.waits_until) is not None:
+            return again_at
+        times = (self._timers.next_at(), self._outbox.next_at(), self.scheduler.next_at())
+        return min((at for at in times if at is not None), default=None)
 
     @property
     def has_work(self) -> bool:
         """Whether anything waits for a turn."""
-        return bool(self._inbox or self._acts or self._changes)
+        return bool(self._inbox) or not self._outbox.is_empty
+
+    @property
+    def epoch(self) -> int:
+        """The fence of this loop's commits."""
+        return self._outbox.epoch
 
     @property
     def open_runs(self) -> tuple[str, ...]:
         return tuple(key for key, flow in self._flows.items() if flow.run.state.is_open)
 
     def flow(self, run: str) -> OpenFlow | None:
-        """A run as the loop holds it (for the simulator's eyes)."""
+        """A run as the loop holds it."""
         return self._flows.get(run)
 
     @property
     def leases(self) -> Mapping[tuple[str, str], Lease]:
-        return self._leases
+        """What live attempts hold."""
+        return self.placing.leases
 
     # What arrives
 
@@ -207,152 +175,96 @@ class Loop:
                 if (worker := self.workers.get(name)) is not None:
                     worker.is_joined = True
                     if worker.task is not None and worker.stopping is None:
-                        self._later("task", worker.name, worker.task)
+                        self._send_task(worker, worker.task)
             case Gone(peer, ended):
                 self._gone(peer, ended)
             case Message(peer, header, parts):
-                worker = self.workers.get(peer)
-                if worker is not None:
+                if (worker := self.workers.get(peer)) is not None:
                     self._from_worker(worker, header, list(parts))
                 else:
                     self._from_client(peer, header)
 
     def _gone(self, peer: str, ended: Exit | None) -> None:
         for watchers in self._watchers.values():
-            watchers.discard(peer)
+            watchers.pop(peer, None)
         worker = self.workers.remove(peer)
         if worker is None or worker.task is None:
             return
         run, key, n = worker.task
         if (flow := self._flows.get(run)) is None:
             return
+        kind, text, code = ExitKind.worker_lost, "its process ended", None
+        if ended is not None:
+            text, code = ended.reason or text, ended.code
+            if ended.kind not in (ExitKind.ok, ExitKind.failed):  # a worker that ends by itself is lost
+                kind = ended.kind
         if worker.stopping is not None:
             kind, text = worker.stopping
-        else:
-            kind = ended.kind if ended is not None and ended.kind is not ExitKind.ok else ExitKind.worker_lost
-            kind = ExitKind.worker_lost if kind is ExitKind.failed else kind
-            text = (ended.reason if ended is not None else "") or "its process ended"
         failure = Failure(kind, "", text, call=key)
-        self._apply(flow, rules.Failed(CallKey(key), n, failure, exit_code=ended.code if ended else None))
+        self._apply(flow, rules.Failed(CallKey(key), n, failure, exit_code=code))
 
     def _from_worker(self, worker: Worker, header: dict[str, Any], parts: list[bytes]) -> None:
         """A word from a worker counts only for the task that it was given: its token reaches no further."""
-        if worker.task is None or header.get("run") != worker.task[0] or header.get("n") != worker.task[2]:
-            self._later(
-                "send", worker.name, {"type": "refused", "key": "", "reason": "stale", "is_stale": True}, ()
-            )
+        task = worker.task
+        if task is None or header.get("run") != task[0] or header.get("n") != task[2]:
+            self._send(worker.name, {"type": "refused", "key": "", "reason": "stale", "is_stale": True})
             return
-        flow = self._flows[worker.task[0]]
-        key, n = CallKey(worker.task[1]), worker.task[2]
-        kind = header["type"]
-        if kind in ("call", "effect"):
-            if key == BODY:
-                self._from_body(worker, flow, kind, header, parts, n)
+        flow, key = self._flows[task[0]], CallKey(task[1])  # a run is kept while a worker is busy with it
+        try:
+            event = messages.event(flow.run, header, parts, key, task[2], self._clock.now())
+        except (KeyError, IndexError, TypeError, ValueError, FourfoldError) as error:
+            self._stop_task(task, ExitKind.worker_lost, f"it said what cannot be read: {error!r}")
             return
-        if header.get("key") != key:
-            return
-        match kind:
-            case "began":
-                self._apply(flow, rules.Began(key, n), is_urgent=False)
-            case "finished":
+        match event:
+            case rules.Began():
+                self._apply(flow, event, is_urgent=False)
+                self._limit_time(flow, key, task)
+            case rules.Finished() | rules.Failed():
                 self._idle(worker)
-                usage = messages.usage(header)
-                reads, writes = messages.refs(header, "reads"), messages.refs(header, "writes")
-                result = values.from_wire(header["result"], parts)
-                self._apply(flow, rules.Finished(key, n, result, usage, reads, writes))
-            case "failed":
-                self._idle(worker)
-                failure = messages.failure(header["failure"], parts)
-                self._apply(flow, rules.Failed(key, n, failure, messages.usage(header)))
+                self._apply(flow, event)
+            case rules.CallMade(call, n):
+                if flow.run.call_count >= MOST_CALLS:
+                    told = f"this run has made {MOST_CALLS} calls, the most a run may make"
+                    self._send(worker.name, {"type": "refused", "key": call.key, "reason": told})
+                    return
+                if call.policy.cache:
+                    call = replace(call, code=self._step_code(flow.run.code, call.module))
+                self._apply(flow, rules.CallMade(call, n))
+            case rules.EffectDone():
+                self._apply(flow, event)
             case _:
-                pass
-
-    def _from_body(
-        self, worker: Worker, flow: OpenFlow, kind: str, header: dict[str, Any], parts: list[bytes], n: int
-    ) -> None:
-        now = self._clock.now()
-        if flow.run.call_count >= MOST_OPEN_CALLS:
-            reason = f"this run has made {MOST_OPEN_CALLS} calls, the most a run may make"
-            self._later("send", worker.name, {"type": "refused", "key": header["key"], "reason": reason}, ())
-            return
-        call = messages.call(flow.run, kind, header, parts, now)
-        if kind == "effect":
-            self._apply(flow, rules.EffectDone(call, n))
-            return
-        if call.policy.cache:
-            call = replace(call, code=self._step_code(flow.run.code, call.module))
-        self._apply(flow, rules.CallMade(call, n))
+                pass  # a word that a later version knows
 
     def _from_client(self, peer: str, header: dict[str, Any]) -> None:
         answer: dict[str, Any] = {"type": "reply", "id": header.get("id")}
         try:
-            answer |= self._ask(peer, header)
+            answer |= answers.answer(self, peer, header, self._clock.now())
         except FourfoldError as error:
             answer["error"] = messages.error_out(error)
-        self._later("send", peer, answer, ())
+        except (KeyError, TypeError, ValueError) as error:
+            told = Refused(f"the word {header.get('type')!r} cannot be read: {error!r}")
+            answer["error"] = messages.error_out(told)
+        self._send(peer, answer)
 
-    def _ask(self, peer: str, header: dict[str, Any]) -> dict[str, Any]:
-        match header["type"]:
-            case "submit":
-                run = messages.new_run(header["run"], RunId(self._new_id("run")), self._clock.now())
-                steps = messages.resources(header.get("steps") or {})
-                return {"run": messages.plain(self._submit(run, steps))}
-            case "watch":
-                self._watchers.setdefault(header["run"], set()).add(peer)
-                return {"is_open": header["run"] in self.open_runs}
-            case "cancel":
-                flow = self._wanted(header["run"])
-                self._apply(flow, rules.CancelAsked(header.get("why") or "cancelled"))
-                return {"run": messages.plain(flow.run)}
-            case "resume":
-                flow = self._wanted(header["run"])
-                self._apply(flow, rules.ResumeAsked())
-                return {"run": messages.plain(flow.run)}
-            case "deploy":
-                deployment = messages.deployment(header["deployment"], self._clock.now())
-                self._deploy(deployment)
-                return {"deployment": messages.plain(deployment)}
-            case "start":
-                found = self.scheduler.get(header["flow"])
-                run = self._new_run(found, None, header.get("params") or {}, header.get("key", ""))
-                return {"run": messages.plain(self._submit(run))}
-            case "pause_schedule":
-                found = replace(self.scheduler.get(header["flow"]), is_paused=bool(header["is_paused"]))
-                self._deploy(found)
-                return {"deployment": messages.plain(found)}
-            case "why":
-                run_id = header["run"]
-                holds = {key: told for (run, key), told in self._holds.items() if run == run_id}
-                return {"holds": holds, "is_firing": self.scheduler.is_firing}
-            case other:
-                raise Refused(f"the owner does not know what {other!r} means; is it of another version?")
+    # What clients may ask for (see `answers`)
 
-    def _wanted(self, run: str) -> OpenFlow:
-        if (flow := self._flows.get(run)) is not None:
-            return flow
-        loaded = self._store.load(RunId(run))
-        if loaded is None:
-            raise NotFound(f"there is no flow run {run!r}", ways_on=["list them: fourfold flow ls"])
-        flow = self._flows[run] = OpenFlow.of(loaded)
-        return flow
+    def new_run(
+        self, deployed: DeployedFlow, tick: Instant | None, params: Mapping[str, Any], key: str
+    ) -> FlowRun:
+        """A run of a deployed flow, not yet submitted."""
+        now = self._clock.now()
+        return messages.run_of(deployed, RunId(self._new_id("run")), now, tick=tick, params=params, key=key)
 
-    def _deploy(self, deployment: Any) -> None:
-        self.scheduler.put(deployment, self._clock.now())
-        self._changes.deployments[deployment.flow] = deployment
-        self._is_urgent = True
+    def new_run_id(self) -> RunId:
+        return RunId(self._new_id("run"))
 
-    def _new_run(self, deployment: Any, tick: Instant | None, params: Mapping[str, Any], key: str) -> FlowRun:
-        return messages.run_of(
-            deployment, RunId(self._new_id("run")), self._clock.now(), tick=tick, params=params, key=key
-        )
-
-    def _submit(self, run: FlowRun, steps: Mapping[str, Resources] | None = None) -> FlowRun:
+    def submit(self, run: FlowRun, steps: Mapping[str, Resources] | None = None) -> FlowRun:
+        """Start a run; the run that its key names, when there is one."""
         if run.key:
-            for flow in self._flows.values():
-                if flow.run.key == run.key:
-                    return flow.run
-            if (known := self._store.run_by_key(run.key)) is not None:
-                return known
+            if (known := self._by_key.get(run.key)) is not None:
+                return self._flows[known].run
+            if (stored := self._store.run_by_key(run.key)) is not None:
+                return stored
         for name, resources in sorted((steps or {}).items()):
             if told := never_fits(self._control.units(), resources):
                 raise Refused(
@@ -362,13 +274,42 @@ class Loop:
                 )
         now = self._clock.now()
         body = StepCall(run.id, BODY, 0, CallKind.body, run.flow, CallState.ready, now, ready_at=now)
-        flow = self._flows[run.id] = OpenFlow(run, {BODY: replace(body, module=run.code.module)})
-        self._changes.runs[run.id] = run
-        self._changes.calls[run.id, BODY] = flow.calls[BODY]
+        flow = self._open(OpenFlow(run, {BODY: replace(body, module=run.code.module)}))
+        self._outbox.changes.runs[run.id] = run
+        self._outbox.changes.calls[run.id, BODY] = flow.calls[BODY]
+        self._outbox.is_urgent = True
         self._event(run.id, "run", state=run.state, reason=run.reason)
         self._queue(flow, flow.calls[BODY])
-        self._is_urgent = True
         return run
+
+    def wanted(self, run: str) -> OpenFlow:
+        """A run by its identifier, also one that has ended."""
+        if (flow := self._flows.get(run)) is not None:
+            return flow
+        loaded = self._store.load(RunId(run))
+        if loaded is None:
+            raise NotFound(f"there is no flow run {run!r}", ways_on=["list them: fourfold flow ls"])
+        return self._open(OpenFlow.of(loaded))
+
+    def tell(self, flow: OpenFlow, event: rules.CancelAsked | rules.ResumeAsked) -> None:
+        """Apply what a client asked for."""
+        self._apply(flow, event)
+
+    def deploy(self, deployed: DeployedFlow) -> DeployedFlow:
+        """Keep a deployed flow and its schedule; what is kept."""
+        kept = self.scheduler.put(deployed, self._clock.now())
+        self._outbox.changes.deployments[kept.flow] = kept
+        self._outbox.is_urgent = True
+        return kept
+
+    def watch(self, run: str, peer: str, *, with_events: bool) -> bool:
+        """Let a peer hear of a run until its end; whether the run is open."""
+        flow = self._flows.get(run)
+        if flow is None or not flow.run.state.is_open:
+            return False
+        self._watchers.setdefault(run, {})[peer] = with_events
+        self._outbox.is_urgent = True  # what was noted so far is in the store before the answer goes out
+        return True
 
     # Deciding
 
@@ -377,38 +318,20 @@ class Loop:
         events: deque[rules.Event] = deque([event])
         while events:
             event = events.popleft()
-            before = self._slice(flow, event)
+            before = flow.slice(event)
             state, commands = rules.decide(before, event, self._clock.now())
-            self._keep(flow, before, state, is_urgent=is_urgent)
+            if state is not before:
+                self._outbox.is_urgent |= is_urgent
+                self._keep(flow, before, state)
             for command in commands:
                 events.extend(self._command(flow, command))
 
-    def _slice(self, flow: OpenFlow, event: rules.Event) -> rules.Slice:
-        keys: Iterable[CallKey]
-        match event:
-            case rules.CallMade(call, _) | rules.EffectDone(call, _):
-                keys = (BODY, call.key, *call.deps)
-            case rules.InputSettled(key, dep):
-                keys = (key, dep)
-            case rules.CancelAsked():
-                keys = [key for key, call in flow.calls.items() if call.state.is_open]
-            case rules.ResumeAsked():
-                keys = flow.calls
-            case _:
-                keys = (event.key,)
-        calls = {key: flow.calls[key] for key in keys if key in flow.calls}
-        attempts = {key: flow.attempts[key] for key in calls if key in flow.attempts}
-        return rules.Slice(flow.run, calls, attempts)
-
-    def _keep(self, flow: OpenFlow, before: rules.Slice, state: rules.Slice, *, is_urgent: bool) -> None:
+    def _keep(self, flow: OpenFlow, before: rules.Slice, state: rules.Slice) -> None:
         """Take over what a decision changed, and note it for the commit."""
-        if state is before:
-            return
-        self._is_urgent = self._is_urgent or is_urgent
-        run_id = flow.run.id
+        changes, run_id = self._outbox.changes, flow.run.id
         if state.run is not before.run:
             flow.run = replace(state.run, version=flow.run.version + 1)
-            self._changes.runs[run_id] = flow.run
+            changes.runs[run_id] = flow.run
             if state.run.state is not before.run.state:
                 self._event(run_id, "run", state=flow.run.state, reason=flow.run.reason)
         for key, call in state.calls.items():
@@ -416,23 +339,27 @@ class Loop:
             if call is old:
                 continue
             flow.calls[key] = call
-            self._changes.calls[run_id, key] = call
-            if (old is None and call.state is CallState.blocked) or (
-                old is not None and old.state is not CallState.blocked and call.state is CallState.blocked
-            ):
+            changes.calls[run_id, key] = call
+            was = None if old is None else old.state
+            if call.state is CallState.blocked and was is not CallState.blocked:
                 flow.depend(call)
-            if old is None or old.state is not call.state:
+            if was is not call.state:
                 self._event(run_id, "call", key, call.state, call.reason)
         for key, attempt in state.attempts.items():
             if attempt is before.attempts.get(key):
                 continue
-            if attempt.ended_at is not None:
-                flow.attempts.pop(key, None)
-                lease = self._leases.pop((run_id, key), None)
-                self._changes.jobs.append(messages.job(flow.run, flow.calls[key], attempt, lease))
-            else:
+            changes.attempts[run_id, key, attempt.n] = attempt
+            if attempt.ended_at is None:
                 flow.attempts[key] = attempt
-            self._changes.attempts[run_id, key, attempt.n] = attempt
+                continue
+            call = flow.calls[key]
+            flow.attempts.pop(key, None)
+            changes.jobs.append(messages.job(flow.run, call, attempt))
+            self.placing.release(run_id, key)
+            if call.state is CallState.ready:  # resumed before its last attempt had ended
+                self._queue(flow, call)
+            if not flow.run.state.is_open and not flow.attempts:
+                self._ended.append(run_id)
 
     def _command(self, flow: OpenFlow, command: rules.Command) -> Iterable[rules.Event]:
         run = flow.run.id
@@ -444,191 +371,172 @@ class Loop:
             case rules.Wake(key, at):
                 self._wake(run, key, at)
             case rules.Tell(key):
-                return self._tell(flow, flow.calls[key])
+                return self._settled(flow, flow.calls[key])
             case rules.Stop(key, n, reason):
                 self._stop_task((run, key, n), ExitKind.cancelled, reason)
             case rules.Refuse(key, reason):
-                self._refuse(flow, key, reason)
+                if (body := flow.attempts.get(BODY)) is not None:
+                    self._send(body.worker, {"type": "refused", "key": key, "reason": reason})
             case rules.RunOver():
                 for peer in sorted(self._watchers.pop(run, ())):
-                    self._later("send", peer, {"type": "ended", "run": run, "state": str(flow.run.state)}, ())
+                    self._send(peer, {"type": "ended", "run": run, "state": str(flow.run.state)})
+                if not flow.attempts:
+                    self._ended.append(run)
             case rules.Cancel(reason):
                 return (rules.CancelAsked(reason),)
         return ()
 
-    def _tell(self, flow: OpenFlow, call: StepCall) -> list[rules.Event]:
+    def _settled(self, flow: OpenFlow, call: StepCall) -> list[rules.Event]:
         """A call has settled: remember it for the cache, tell the body, and go on with those that waited."""
         if call.cache_key and call.state is CallState.succeeded and call.result is not None:
-            self._changes.cache[call.cache_key] = CacheEntry(
-                call.cache_key,
-                f"{call.run}/{call.key}",
-                call.result,
-                call.reads,
-                call.writes,
-                self._clock.now(),
+            source, now = f"{call.run}/{call.key}", self._clock.now()
+            self._outbox.changes.cache[call.cache_key] = CacheEntry(
+                call.cache_key, source, call.result, call.reads, call.writes, now
             )
-        self._holds.pop((call.run, call.key), None)
+        self.placing.forget(call.run, call.key)
         body = flow.attempts.get(BODY)
         if body is not None and (worker := self.workers.get(body.worker)) is not None and worker.is_joined:
-            self._later("send", worker.name, *messages.settled(call))
-        waiting = flow.dependents.pop(call.key, ())
-        return [rules.InputSettled(key, call.key) for key in waiting]
+            header, parts = messages.settled(call)
+            self._send(worker.name, header, parts)
+        return [rules.InputSettled(key, call.key) for key in flow.dependents.pop(call.key, ())]
 
     def _look_up(self, flow: OpenFlow, call: StepCall) -> rules.CacheAnswer:
         """Ask the cache; a hit counts only while all that the first run touched is as it left it."""
         key = messages.cache_key(flow.run, call, [flow.calls[dep] for dep in call.deps])
-        entry = self._store.cached(key)
+        entry = self._outbox.changes.cache.get(key) or self._store.cached(key)
         if entry is None:
             return rules.CacheAnswer(call.key, key, reason="not in the cache")
         for ref in (*entry.reads, *entry.writes):
             if (version := self._resolve(ref)) != ref.version:
                 moved = f"{ref.kind} {ref.name} was at version {ref.version}, now {version or 'unknown'}"
                 return rules.CacheAnswer(call.key, key, reason=f"cached, but {moved}")
-        return rules.CacheAnswer(
-            call.key,
-            key,
-            entry.source,
-            entry.result,
-            entry.reads,
-            entry.writes,
-            f"same code, environment and inputs as {entry.source}",
-        )
-
-    def _refuse(self, flow: OpenFlow, key: str, reason: str) -> None:
-        body = flow.attempts.get(BODY)
-        if body is not None:
-            self._later("send", body.worker, {"type": "refused", "key": key, "reason": reason}, ())
+        told = f"same code, environment and inputs as {entry.source}"
+        return rules.CacheAnswer(call.key, key, entry.source, entry.result, entry.reads, entry.writes, told)
 
     # Placing
 
     def _queue(self, flow: OpenFlow, call: StepCall) -> None:
-        if call.kind is CallKind.body:
-            self._bodies_ready.append((call.run, call.key))
-            return
-        told = never_fits(self._control.units(), call.policy.resources)
-        if told:
+        if call.kind is CallKind.step and (told := never_fits(self._control.units(), call.policy.resources)):
             self._apply(flow, rules.Unmet(call.key, f"step '{call.name}' {told}"))
             return
-        entry = (-flow.run.priority, call.ready_at or self._clock.now(), call.run, call.key)
-        heapq.heappush(self._ready, entry)
+        self.placing.queue(call, priority=flow.run.priority, now=self._clock.now())
 
     def _place(self, now: Instant) -> None:
         """Give free units to those whose turn it is."""
-        self._place_bodies()
-        heads: list[tuple[int, Instant, str, str]] = []
-        waiting: list[Waiting] = []
-        while self._ready and len(heads) < HEADS:
-            entry = heapq.heappop(self._ready)
-            call = self._ready_call(entry[2], entry[3])
-            if call is None:
-                continue
-            heads.append(entry)
-            waiting.append(Waiting(f"{entry[2]}/{entry[3]}", call.policy.resources, entry[1], -entry[0]))
-        if not heads:
-            return
-        by_holder = {work.holder: entry for work, entry in zip(waiting, heads, strict=True)}
-        for decision in place(self._control.units(), tuple(self._leases.values()), waiting, now):
-            entry = by_holder[decision.holder]
-            run, key = entry[2], CallKey(entry[3])
-            if isinstance(decision, Start):
-                self._leases[run, key] = decision.lease
-                self._holds.pop((run, key), None)
-                self._lease(self._flows[run], key, decision.lease.unit, decision.reason)
-            else:
-                self._holds[run, key] = decision.reason
-                heapq.heappush(self._ready, entry)
+        count, units = self.workers.body_count(), self._control.units()
+        for turn in self.placing.turns(units, now, body_count=count, ready=self._ready_call):
+            self._lease(self._flows[turn.run], turn)
 
-    def _place_bodies(self) -> None:
-        held = []
-        while self._bodies_ready:
-            run, key = self._bodies_ready.popleft()
-            if self._ready_call(run, key) is None:
-                continue
-            if self.workers.bodies() >= self.workers.most_bodies:
-                self._holds[run, key] = (
-                    f"{self.workers.most_bodies} flow bodies run already, the most at once"
-                )
-                held.append((run, key))
-                break
-            self._holds.pop((run, key), None)
-            self._lease(self._flows[run], CallKey(key), "", "a place for its body is free")
-        self._bodies_ready.extendleft(reversed(held))
-
-    def _ready_call(self, run: str, key: str) -> StepCall | None:
-        """The call, if it still wants a worker. One whose earlier attempt still ends waits for that."""
+    def _ready_call(self, run: str, key: CallKey) -> StepCall | None:
+        """The call, if it still wants a worker. The end of an earlier attempt queues it again."""
         flow = self._flows.get(run)
-        call = None if flow is None else flow.calls.get(CallKey(key))
+        call = None if flow is None else flow.calls.get(key)
         if flow is None or call is None or call.state is not CallState.ready:
             return None
-        if call.key in flow.attempts:
-            self._holds[run, key] = "its earlier attempt has not ended yet"
-            self._at(after(self._clock.now(), 0.05), lambda: self._queue_again(run, key))
+        if key in flow.attempts:
+            self.placing.hold(run, key, "its earlier attempt has not ended yet")
             return None
         return call
 
-    def _queue_again(self, run: str, key: str) -> None:
-        flow = self._flows.get(run)
-        if flow is not None and (call := flow.calls.get(CallKey(key))) is not None:
-            self._queue(flow, call)
-
-    def _lease(self, flow: OpenFlow, key: CallKey, unit: str, reason: str) -> None:
-        call = flow.calls[key]
+    def _lease(self, flow: OpenFlow, turn: Turn) -> None:
+        self.placing.forget(turn.run, turn.key)
+        call, run = flow.calls[turn.key], flow.run
+        is_body = call.kind is CallKind.body
         spec = WorkerSpec(
-            "body" if call.kind is CallKind.body else "step",
-            flow.run.python,
-            flow.run.code,
-            Resources() if call.kind is CallKind.body else call.policy.resources,
-            flow.run.cwd,
+            "body" if is_body else "step",
+            run.python,
+            run.code,
+            Resources() if is_body else call.policy.resources,
+            run.cwd,
         )
         worker = self.workers.warm(spec)
         is_new = worker is None
         if worker is None:
-            worker = Worker(self._new_id("worker"), spec, unit)
+            worker = Worker(self._new_id("worker"), spec, turn.unit)
             self.workers.add(worker)
-        n = call.attempt + 1
-        task = (flow.run.id, key, n)
-        worker.task, worker.idle_since = task, None
+        task = (run.id, turn.key, call.attempt + 1)
+        self.workers.give(worker, task)
         folder = self._settings.log_folder
-        log = f"{folder}/{flow.run.id}/{call.seq}-{n}.log" if folder else ""
-        self._apply(flow, rules.Leased(key, worker.name, unit, log, reason))
-        if call.policy.timeout_s is not None:
-            self._at(
-                after(self._clock.now(), call.policy.timeout_s),
-                lambda: self._stop_task(
-                    task,
-                    ExitKind.over_time,
-                    f"it ran longer than {duration_text(call.policy.timeout_s or 0)}",
-                ),
-            )
+        log = f"{folder}/{run.id}/{call.seq}-{task[2]}.log" if folder else ""
+        self._apply(flow, rules.Leased(turn.key, worker.name, turn.unit, log, turn.reason))
         if is_new:
-            self._later("launch", worker.name)
+            name = worker.name
+            self._outbox.later(lambda: self._launch(name))
         elif worker.is_joined:
-            self._later("task", worker.name, task)
+            self._send_task(worker, task)
+
+    def _launch(self, name: str) -> None:
+        if (worker := self.workers.get(name)) is not None:
+            self._control.launch(name, worker.spec)
+
+    def _send_task(self, worker: Worker, task: Task) -> None:
+        """Tell a worker what to do, unless that is over by the time it is committed."""
+
+        def send() -> None:
+            flow = self._flows.get(task[0])
+            if flow is None or worker.task != task or worker.stopping is not None:
+                return
+            key = CallKey(task[1])
+            if (attempt := flow.attempts.get(key)) is None:
+                return
+            for header, parts in messages.task(flow.run, flow.calls[key], attempt, flow.calls):
+                self._control.send(worker.name, header, parts)
+
+        self._outbox.later(send)
+
+    def _limit_time(self, flow: OpenFlow, key: CallKey, task: Task) -> None:
+        """A step's time is counted from when it began, not from when its process was asked for."""
+        if (limit_s := flow.calls[key].policy.timeout_s) is None:
+            return
+        reason = f"it ran longer than {duration_text(limit_s)}"
+        at = after(self._clock.now(), limit_s)
+        self._timers.at(at, lambda: self._stop_task(task, ExitKind.over_time, reason))
 
     def _idle(self, worker: Worker) -> None:
-        worker.task, worker.idle_since = None, self._clock.now()
-        if worker.stopping is None:
-            surplus = self.workers.surplus(self._clock.now())
-            for old in surplus:
-                self._end_worker(old)
-            self._at(after(self._clock.now(), self.workers.idle_s), self._end_idle)
+        """A worker has done its task: keep it warm, within bounds."""
+        self.workers.give_back(worker, self._clock.now())
+        self._end_surplus()
+        if not self._looks_at_idle:
+            self._looks_at_idle = True
+            self._timers.at(after(self._clock.now(), self.workers.idle_s), self._look_at_idle)
 
-    def _end_idle(self) -> None:
-        for worker in self.workers.surplus(self._clock.now()):
-            self._end_worker(worker)
+    def _look_at_idle(self) -> None:
+        self._end_surplus()
+        self._looks_at_idle = (since := self.workers.idle_since()) is not None
+        if since is not None:
+            self._timers.at(after(since, self.workers.idle_s), self._look_at_idle)
 
-    def _end_worker(self, worker: Worker) -> None:
-        worker.stopping = (ExitKind.cancelled, "it was idle")
-        self._later("send", worker.name, {"type": "exit"}, ())
+    def _end_surplus(self) -> None:
+        for old in self.workers.surplus(self._clock.now()):
+            old.stopping = (ExitKind.cancelled, "it was idle")
+            self._send(old.name, {"type": "exit"})
 
-    def _stop_task(self, task: tuple[str, str, int], kind: ExitKind, reason: str) -> None:
-        for worker in self.workers:
-            if worker.task == task and worker.stopping is None:
-                worker.stopping = (kind, reason)
-                self._later("stop", worker.name)
-                return
+    def _stop_task(self, task: Task, kind: ExitKind, reason: str) -> None:
+        """End the worker that is busy with a task, if one is."""
+        worker = self.workers.busy_with(task)
+        if worker is None or worker.stopping is not None:
+            return
+        worker.stopping, name = (kind, reason), worker.name
+        self._outbox.later(lambda: self._control.stop(name, grace_s=self._settings.stop_grace_s))
 
-    # Timers
+    # Small things
+
+    def _open(self, flow: OpenFlow) -> OpenFlow:
+        self._flows[flow.run.id] = flow
+        if flow.run.key:
+            self._by_key[flow.run.key] = flow.run.id
+        if not flow.run.state.is_open:
+            self._ended.append(flow.run.id)
+        return flow
+
+    def _forget(self) -> None:
+        """Let go of runs that have ended and whose processes have too."""
+        ended, self._ended = self._ended, []
+        for run in ended:
+            flow = self._flows.get(run)
+            if flow is not None and not flow.run.state.is_open and not flow.attempts:
+                del self._flows[run]
+                self._by_key.pop(flow.run.key, None)
 
     def _wake(self, run: str, key: CallKey, at: Instant) -> None:
         def due() -> None:
@@ -636,78 +544,15 @@ class Loop:
             if flow is not None and flow.run.state.is_open:
                 self._apply(flow, rules.Due(key))
 
-        self._at(at, due)
+        self._timers.at(at, due)
 
-    def _at(self, at: Instant, action: Callable[[], None]) -> None:
-        self._timer_count += 1
-        heapq.heappush(self._timers, (at, self._timer_count, action))
-
-    def _fire(self, now: Instant) -> None:
-        while self._timers and self._timers[0][0] <= now:
-            heapq.heappop(self._timers)[2]()
-
-    # Committing, and acting after it
+    def _send(self, peer: str, header: dict[str, Any], parts: list[bytes] | None = None) -> None:
+        """Send a frame once what was decided is stored."""
+        self._outbox.later(lambda: self._control.send(peer, header, parts or ()))
 
     def _event(self, run: str, what: str, call: str = "", state: str = "", reason: str = "") -> None:
         event = RunEvent(RunId(run), self._clock.now(), what, call, str(state), reason)
-        self._changes.events.append(event)
-        for peer in sorted(self._watchers.get(run, ())):
-            self._later("send", peer, {"type": "event", "event": messages.plain(event)}, ())
-
-    def _later(self, what: str, *arguments: Any) -> None:
-        self._acts.append((what, arguments))
-
-    def _commit(self, now: Instant) -> None:
-        if not self._changes:
-            self._is_urgent, self._flush_at = False, None
-            return
-        if not self._is_urgent and (self._flush_at is None or now < self._flush_at):
-            self._flush_at = self._flush_at or after(now, LAZY_S)
-            return
-        try:
-            self._store.commit(self.epoch, self._changes)
-        except Fenced:
-            raise  # another loop has taken over: this one must not go on
-        except Exception:  # the store does not answer now: nothing is carried out until it does
-            self._commit_failures += 1
-            if self._commit_failures > 100:
-                raise
-            self._retry_commit_at = after(now, min(5.0, 0.05 * 2.0 ** min(self._commit_failures, 10)))
-            return
-        self._changes = Changes()
-        self._is_urgent, self._flush_at = False, None
-        self._commit_failures, self._retry_commit_at = 0, None
-
-    def _act(self) -> None:
-        """Carry out what was decided; it is committed by now."""
-        while self._acts:
-            what, arguments = self._acts.popleft()
-            match what:
-                case "send":
-                    self._control.send(*arguments)
-                case "task":
-                    self._send_task(*arguments)
-                case "launch":
-                    if (worker := self.workers.get(arguments[0])) is not None:
-                        self._control.launch(worker.name, worker.spec)
-                case "stop":
-                    self._control.stop(arguments[0], grace_s=self._settings.stop_grace_s)
-                case _:
-                    raise AssertionError(what)
-
-    def _send_task(self, name: str, task: tuple[str, str, int]) -> None:
-        """Tell a worker what to do, unless that is over already."""
-        worker, flow = self.workers.get(name), self._flows.get(task[0])
-        if worker is None or flow is None or worker.task != task or worker.stopping is not None:
-            return
-        call, attempt = flow.calls[CallKey(task[1])], flow.attempts.get(CallKey(task[1]))
-        if attempt is None:
-            return
-        tz = self.scheduler.zone(flow.run.schedule)
-        self._control.send(name, *messages.task(flow.run, call, attempt, flow.calls, tz))
-
-    def _forget(self) -> None:
-        """Let go of runs that have ended and whose processes have too."""
-        over = [key for key, flow in self._flows.items() if not flow.run.state.is_open and not flow.attempts]
-        for key in over:
-            del self._flows[key]
+        self._outbox.changes.events.append(event)
+        for peer, with_events in sorted(self._watchers.get(run, {}).items()):
+            if with_events:
+                self._send(peer, {"type": "event", "event": messages.plain(event)})

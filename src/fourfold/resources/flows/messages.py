@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
+from zoneinfo import ZoneInfo
 
 from fourfold.core import wire
 from fourfold.core.compute import Held, JobReport
 from fourfold.core.context import Ref
-from fourfold.core.decide.place import Lease
+from fourfold.core.decide import flow as rules
 from fourfold.core.errors import FourfoldError
 from fourfold.core.flows import (
     BODY,
@@ -18,7 +19,7 @@ from fourfold.core.flows import (
     CallKey,
     CallKind,
     CallState,
-    Deployment,
+    DeployedFlow,
     Failure,
     FlowRun,
     Policy,
@@ -27,11 +28,13 @@ from fourfold.core.flows import (
     StepCall,
     Stored,
 )
-from fourfold.core.ports.engine import ExitKind, Resources, Usage
-from fourfold.core.times import Instant, seconds_between
+from fourfold.core.jobs import ExitKind, Resources, Usage
+from fourfold.core.times import Instant, moment, seconds_between
 from fourfold.resources.flows import values
+from fourfold.resources.flows.values import Frame
 
-Frame = tuple[dict[str, Any], list[bytes]]
+AHEAD_BYTES = 4 * 1024 * 1024
+"""About so much goes in one frame of what a task needs: a body may have ten thousand records."""
 
 
 def plain(value: object) -> Any:
@@ -62,16 +65,16 @@ def resources(header: Mapping[str, Any]) -> Mapping[str, Resources]:
     return asked
 
 
-def deployment(header: Mapping[str, Any], now: Instant) -> Deployment:
-    """The deployment that a client asks for. A schedule's first tick is after this moment."""
-    asked: Deployment = wire.convert(
-        {**header, "created_at": now, "last_tick": now}, Deployment, what="deployment"
+def deployed(header: Mapping[str, Any], now: Instant) -> DeployedFlow:
+    """The deployed flow that a client asks for. A schedule's first tick is after this moment."""
+    asked: DeployedFlow = wire.convert(
+        {**header, "created_at": now, "last_tick": now}, DeployedFlow, what="deployed flow"
     )
     return asked
 
 
 def run_of(
-    deployment: Deployment,
+    deployed: DeployedFlow,
     run_id: RunId,
     now: Instant,
     *,
@@ -79,44 +82,78 @@ def run_of(
     params: Mapping[str, Any],
     key: str,
 ) -> FlowRun:
-    """A run of a deployed flow: by hand, or for a tick of its schedule."""
+    """A run of a deployed flow: by hand, or for a tick of its schedule.
+
+    The day that it is for is settled here, in the schedule's zone: a later change of the schedule does not
+    change what a run is for.
+    """
+    at = now if tick is None else tick
+    day = {}
+    if deployed.scheduled_param:
+        day = {deployed.scheduled_param: moment(at).astimezone(ZoneInfo(deployed.tz)).date().isoformat()}
     return FlowRun(
         run_id,
-        deployment.flow,
+        deployed.flow,
         RunState.queued,
-        deployment.code,
-        deployment.environment,
+        deployed.code,
+        deployed.environment,
         now,
-        params={**deployment.params, **params},
-        python=deployment.python,
-        cwd=deployment.cwd,
-        key=f"schedule/{deployment.flow}/{tick}" if tick is not None else key,
-        schedule=deployment.flow if tick is not None else "",
+        params={**day, **deployed.params, **params},
+        python=deployed.python,
+        cwd=deployed.cwd,
+        key=f"schedule/{deployed.flow}/{tick}" if tick is not None else key,
+        schedule=deployed.flow if tick is not None else "",
         scheduled_for=tick,
     )
 
 
-def call(
-    run: FlowRun, kind: str, header: Mapping[str, Any], parts: Sequence[bytes], now: Instant
-) -> StepCall:
-    """The call or effect that a body tells of."""
-    if kind == "call":
-        policy: Policy = wire.convert(header["policy"], Policy, what="policy")
-        return StepCall(
-            run.id,
-            CallKey(header["key"]),
-            0,
-            CallKind.step,
-            header["name"],
-            CallState.blocked,
-            now,
-            policy=policy,
-            arguments=values.from_wire(header["arguments"], parts),
-            deps=tuple(CallKey(dep) for dep in header["deps"]),
-            module=header["module"],
-            qualname=header["qualname"],
-            line=header["line"],
-        )
+def event(
+    run: FlowRun, header: Mapping[str, Any], parts: Sequence[bytes], key: CallKey, n: int, now: Instant
+) -> rules.Event | None:
+    """What a worker that is busy with attempt `n` of call `key` says; `None` for a word that is not known.
+
+    Raises when the frame is not what it says it is.
+    """
+    match header["type"]:
+        case "began":
+            return rules.Began(key, n)
+        case "finished":
+            result = values.from_wire(header["result"], parts)
+            return rules.Finished(
+                key, n, result, usage(header), refs(header, "reads"), refs(header, "writes")
+            )
+        case "failed":
+            return rules.Failed(key, n, failure(header["failure"], parts), usage(header))
+        case "call" if key == BODY:
+            return rules.CallMade(call(run, header, parts, now), n)
+        case "effect" if key == BODY:
+            return rules.EffectDone(effect(run, header, parts, now), n)
+        case _:
+            return None
+
+
+def call(run: FlowRun, header: Mapping[str, Any], parts: Sequence[bytes], now: Instant) -> StepCall:
+    """The call of a step that a body tells of."""
+    policy: Policy = wire.convert(header["policy"], Policy, what="policy")
+    return StepCall(
+        run.id,
+        CallKey(header["key"]),
+        0,
+        CallKind.step,
+        header["name"],
+        CallState.blocked,
+        now,
+        policy=policy,
+        arguments=values.from_wire(header["arguments"], parts),
+        deps=tuple(CallKey(dep) for dep in header["deps"]),
+        module=header["module"],
+        qualname=header["qualname"],
+        line=header["line"],
+    )
+
+
+def effect(run: FlowRun, header: Mapping[str, Any], parts: Sequence[bytes], now: Instant) -> StepCall:
+    """What a body did itself, with its outcome."""
     told = header.get("failure")
     return StepCall(
         run.id,
@@ -170,6 +207,7 @@ def usage(header: Mapping[str, Any]) -> Usage:
         memory_peak_bytes=told.get("memory_peak_bytes"),
         read_bytes=told.get("read_bytes"),
         written_bytes=told.get("written_bytes"),
+        memory_peak_is_exact=told.get("memory_peak_is_exact", True),
     )
 
 
@@ -193,9 +231,8 @@ def _outcome(call: StepCall, parts: list[bytes]) -> dict[str, Any]:
     return {"failure": failure_out(told, parts)}
 
 
-def task(run: FlowRun, call: StepCall, attempt: Attempt, calls: Mapping[CallKey, StepCall], tz: str) -> Frame:
-    """What a worker is told to do. A body is told all that has settled, in one message."""
-    parts: list[bytes] = []
+def task(run: FlowRun, call: StepCall, attempt: Attempt, calls: Mapping[CallKey, StepCall]) -> list[Frame]:
+    """What a worker is told to do. What it needs for that goes ahead, in frames of bounded size."""
     header: dict[str, Any] = {
         "type": "task",
         "kind": call.kind.value,
@@ -208,48 +245,59 @@ def task(run: FlowRun, call: StepCall, attempt: Attempt, calls: Mapping[CallKey,
         "user": run.user,
         "log": attempt.log,
     }
-    if call.kind is not CallKind.body:
-        inputs = [values.to_wire(calls[dep].result, parts) for dep in call.deps]
-        header |= {
-            "module": call.module,
-            "qualname": call.qualname,
-            "inputs": inputs,
-            "arguments": values.to_wire(call.arguments, parts),
-        }
-        return header, parts
-    at = run.scheduled_for if run.scheduled_for is not None else run.created_at
-    records = []
-    for known in sorted(calls.values(), key=lambda known: (known.ended_at or 0, known.seq)):
-        if known.key == BODY or known.state.is_open:
-            continue
-        records.append(
-            {
-                "type": "settled",
-                "key": known.key,
-                "name": known.name,
-                "line": known.line,
-                "deps": list(known.deps),
-                "arguments_digest": known.arguments.digest if known.arguments else None,
-                "state": known.state.value,
-                **_outcome(known, parts),
-            }
-        )
+    parts: list[bytes] = []
+    if call.kind is CallKind.body:
+        at = run.scheduled_for if run.scheduled_for is not None else run.created_at
+        code = run.code
+        header |= {"module": code.module, "qualname": code.flow, "params": dict(run.params), "at": at}
+        settled_calls = [known for known in calls.values() if known.key != BODY and not known.state.is_open]
+        settled_calls.sort(key=lambda known: (known.ended_at or 0, known.seq))
+        ahead = _ahead(_record(known) for known in settled_calls)
+    else:
+        arguments = values.to_wire(call.arguments, parts)
+        header |= {"module": call.module, "qualname": call.qualname, "arguments": arguments}
+        ahead = _ahead(_input(calls[dep]) for dep in call.deps)
+    return [*ahead, (header, parts)]
+
+
+def _ahead(items: Iterable[Frame]) -> list[Frame]:
+    """Items with parts of their own, many to a frame; each item counts its parts from zero."""
+    made: list[Frame] = []
+    size = AHEAD_BYTES
+    for item, parts in items:
+        if size >= AHEAD_BYTES:
+            made.append(({"type": "ahead", "items": []}, []))
+            size = 0
+        header, all_parts = made[-1]
+        header["items"].append({"item": item, "part_count": len(parts)})
+        all_parts += parts
+        size += 200 + sum(map(len, parts))
+    return made
+
+
+def _input(call: StepCall) -> Frame:
+    parts: list[bytes] = []
+    return values.to_wire(call.result, parts) or {}, parts
+
+
+def _record(call: StepCall) -> Frame:
+    """A settled call, for a body that is run again: what it came to, and what it was called with."""
+    header, parts = settled(call)
     header |= {
-        "module": run.code.module,
-        "qualname": run.code.flow,
-        "params": dict(run.params),
-        "at": at,
-        "tz": tz,
-        "records": records,
+        "name": call.name,
+        "line": call.line,
+        "deps": list(call.deps),
+        "arguments_digest": call.arguments.digest if call.arguments else None,
     }
     return header, parts
 
 
-def job(run: FlowRun, call: StepCall, attempt: Attempt, lease: Lease | None) -> JobReport:
+def job(run: FlowRun, call: StepCall, attempt: Attempt) -> JobReport:
     """An attempt that ended, for the accounts. A body holds no step's slot, so it costs nothing."""
     assert attempt.ended_at is not None
     assert attempt.exit is not None
-    held = Held(0.0) if lease is None else Held(lease.cpu, lease.memory_bytes, lease.gpu)
+    is_body, asked = call.kind is CallKind.body, call.policy.resources
+    held = Held(0.0) if is_body else Held(asked.cpu.low, round(asked.memory_bytes.low), asked.gpu.low)
     started = attempt.started_at or attempt.leased_at
     usage = attempt.usage
     if not usage.wall_s:  # its worker died and could not tell
@@ -263,7 +311,7 @@ def job(run: FlowRun, call: StepCall, attempt: Attempt, lease: Lease | None) -> 
         attempt.exit,
         usage,
         held,
-        kind="step" if lease is not None else "flow",
+        kind="flow" if is_body else "step",
         flow_run=run.id,
         environment=run.environment,
         user=run.user,

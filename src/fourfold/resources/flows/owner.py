@@ -16,18 +16,19 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from fourfold.core import frames
-from fourfold.core.decide.place import UnitCapacity
 from fourfold.core.errors import FourfoldError
+from fourfold.core.jobs import Exit, ExitKind, Resources, UnitCapacity
 from fourfold.core.ports.clock import Clock
 from fourfold.core.ports.control import Gone, Joined, Message, WorkerSpec
-from fourfold.core.ports.engine import Engine, Exit, ExitKind, Launch, Phase, Resources
+from fourfold.core.ports.engine import Engine, Launch, Phase
 from fourfold.core.ports.flow_store import FlowStore
+from fourfold.core.settings import ENVIRONMENT_PREFIX, NOT_SETTINGS
 from fourfold.core.times import seconds_between
 from fourfold.resources.flows.connection import private_folder, socket_path
 from fourfold.resources.flows.loop import Loop, Resolve, Settings
@@ -36,6 +37,9 @@ START_TIMEOUT_S = 60.0
 """A worker that has not connected by then is taken for lost."""
 _LOOK_S = 1.0
 """So often the engine is asked about workers that have not connected yet."""
+_END_WITHIN_S = 5.0
+"""So long may a process take to end after its connection has, or after its grace."""
+_OVER = (Phase.ended, Phase.unknown)
 _MOST_UNSENT = 512 * 1024 * 1024
 
 CodeFolder = Callable[[Any], Path]
@@ -235,7 +239,11 @@ class Owner:
         with contextlib.suppress(Exception):
             self._engine.reap(())
         self._pool.shutdown(wait=True, cancel_futures=True)
+        with contextlib.suppress(Exception):
+            self._engine.close()
         self._selector.close()
+        for end in (self._wake_in, self._wake_out):
+            os.close(end)
         self._lock.release()
 
     def _wake(self) -> None:
@@ -250,22 +258,19 @@ class Owner:
     def launch(self, worker: str, spec: WorkerSpec) -> None:
         token = secrets.token_hex(16)
         self._tokens[token] = worker
-        threads = str(max(1, round(spec.resources.cpu.low)))
         try:
             code = self._code_folder(spec.code)
             self._engine.submit(
                 Launch(
                     key=worker,
-                    argv=(spec.python, "-m", "fourfold.runner"),
+                    argv=(spec.python, "-P", "-m", "fourfold.runner"),  # -P: its folder is no code
                     env={
+                        **_passed_on(os.environ),
                         "FOURFOLD_HOME": str(self._home),
                         "FOURFOLD_CONTROL": str(socket_path(self._home)),
                         "FOURFOLD_WORKER_TOKEN": token,
                         "FOURFOLD_CODE": str(code),
-                        "PYTHONUNBUFFERED": "1",
-                        **dict.fromkeys(
-                            ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), threads
-                        ),
+                        "PYTHONHASHSEED": "0",  # a body that loops over a set makes the same calls again
                     },
                     cwd=spec.cwd,
                     resources=spec.resources,
@@ -304,7 +309,8 @@ class Owner:
         """End a worker and all it started; takes as long as the grace."""
         with contextlib.suppress(Exception):
             self._engine.stop(worker, grace_s)
-        if worker not in self._peers:
+            self._engine.wait([worker], grace_s + _END_WITHIN_S)
+        if worker not in self._peers:  # else its connection's end tells of it
             self._arrived.append(Gone(worker, Exit(ExitKind.cancelled, "it was stopped")))
             self._wake()
 
@@ -385,14 +391,11 @@ class Owner:
         """A worker's connection has ended: ask its engine how the process did."""
         ended: Exit | None = None
         with contextlib.suppress(Exception):
-            for _ in range(40):
-                status = self._engine.status([worker])[worker]
-                if status.phase in (Phase.ended, Phase.unknown):
-                    ended = status.exit
-                    break
-                time.sleep(0.05)
-            else:
-                self._engine.stop(worker, 0.0)  # it closed its connection but lives on
+            status = self._engine.wait([worker], _END_WITHIN_S)[worker]
+            if status.phase not in _OVER:  # it closed its connection but lives on
+                self._engine.stop(worker, 0.0)
+                status = self._engine.wait([worker], _END_WITHIN_S)[worker]
+            ended = status.exit
         self._arrived.append(Gone(worker, ended or Exit(ExitKind.worker_lost, "its process ended")))
         self._wake()
 
@@ -405,7 +408,7 @@ class Owner:
         for worker, status in self._engine.status(list(self._launched)).items():
             ended = status.exit
             is_late = now - self._launched[worker] > START_TIMEOUT_S
-            if status.phase not in (Phase.ended, Phase.unknown) and not is_late:
+            if status.phase not in _OVER and not is_late:
                 continue
             del self._launched[worker]
             reason = "it did not connect in time" if is_late else "it ended before it began"
@@ -419,6 +422,16 @@ class Owner:
             self._arrived.append(Gone(worker, Exit(ExitKind.worker_lost, reason)))
         while self._arrived:
             self.loop.post(self._arrived.popleft())
+
+
+def _passed_on(environ: Mapping[str, str]) -> dict[str, str]:
+    """What of our own environment a worker needs: the project's settings, and where code is found."""
+    found = {
+        name: value
+        for name, value in environ.items()
+        if name.startswith(ENVIRONMENT_PREFIX) and name.removeprefix(ENVIRONMENT_PREFIX) not in NOT_SETTINGS
+    }
+    return found | {name: environ[name] for name in ("PYTHONPATH",) if name in environ}
 
 
 class _Hands:

@@ -19,15 +19,8 @@ _SIMPLE = (int, str, bool)
 
 def check(flow: Flow, params: Mapping[str, Any]) -> dict[str, Any]:
     """The parameters as JSON, or a refusal that names the parameter and what it would have taken."""
-    known = flow.signature.parameters
-    for name in params:
-        if name not in known:
-            raise Refused(
-                f"flow '{flow.name}' has no parameter '{name}'",
-                ways_on=did_you_mean(name, known, what="its parameters"),
-                parameter=name,
-            )
-    for name, parameter in known.items():
+    _refuse_unknown(flow, params)
+    for name, parameter in flow.signature.parameters.items():
         if parameter.default is inspect.Parameter.empty and name not in params:
             raise Refused(
                 f"flow '{flow.name}' needs a value for '{name}'",
@@ -56,9 +49,11 @@ def from_text(flow: Flow, texts: Mapping[str, str]) -> dict[str, Any]:
     return check(flow, found)
 
 
-def read(flow: Flow, params: Mapping[str, Any], *, at: Instant, tz: str) -> dict[str, Any]:
+def read(flow: Flow, params: Mapping[str, Any], *, at: Instant) -> dict[str, Any]:
     """The arguments of a body: parameters of their types, defaults filled in; `at` is what the run is for."""
+    _refuse_unknown(flow, params)
     hints = _hints(flow)
+    tz = flow.schedule.tz if flow.schedule is not None else "UTC"
     found: dict[str, Any] = {}
     for name, parameter in flow.signature.parameters.items():
         if name in params:
@@ -76,6 +71,17 @@ def scheduled_param(flow: Flow) -> str:
         if parameter.default is scheduled_day:
             return name
     return ""
+
+
+def _refuse_unknown(flow: Flow, params: Mapping[str, Any]) -> None:
+    known = flow.signature.parameters
+    for name in params:
+        if name not in known:
+            raise Refused(
+                f"flow '{flow.name}' has no parameter '{name}'",
+                ways_on=did_you_mean(name, known, what="its parameters"),
+                parameter=name,
+            )
 
 
 def _hints(flow: Flow) -> dict[str, Any]:

@@ -8,10 +8,10 @@ from typing import Any
 
 from fourfold.core.decide import schedule as rules
 from fourfold.core.errors import NotFound, did_you_mean
-from fourfold.core.flows import Deployment, FlowRun
+from fourfold.core.flows import DeployedFlow, FlowRun
 from fourfold.core.times import Instant
 
-NewRun = Callable[[Deployment, Instant | None, Mapping[str, Any], str], FlowRun]
+NewRun = Callable[[DeployedFlow, Instant | None, Mapping[str, Any], str], FlowRun]
 
 
 class Scheduler:
@@ -19,24 +19,25 @@ class Scheduler:
 
     def __init__(self) -> None:
         self.is_firing = False
-        self._deployments: dict[str, Deployment] = {}
+        self._deployments: dict[str, DeployedFlow] = {}
         self._next: dict[str, Instant | None] = {}
-        self._changed: dict[str, Deployment] = {}
+        self._changed: dict[str, DeployedFlow] = {}
 
-    def load(self, deployments: Iterable[Deployment]) -> None:
+    def load(self, deployments: Iterable[DeployedFlow]) -> None:
         self._deployments = {deployment.flow: deployment for deployment in deployments}
         self._next.clear()
 
-    def put(self, deployment: Deployment, now: Instant) -> None:
-        """Keep a deployment; a schedule that is let go on begins after now."""
+    def put(self, deployment: DeployedFlow, now: Instant) -> DeployedFlow:
+        """Keep a deployed flow; its schedule goes on after the ticks that were dealt with. What is kept."""
         known = self._deployments.get(deployment.flow)
         if known is not None and known.cron == deployment.cron and known.tz == deployment.tz:
             latest = max(known.last_tick or now, deployment.last_tick or now)
             deployment = replace(deployment, last_tick=latest)
         self._deployments[deployment.flow] = deployment
         self._next.pop(deployment.flow, None)
+        return deployment
 
-    def get(self, flow: str) -> Deployment:
+    def get(self, flow: str) -> DeployedFlow:
         found = self._deployments.get(flow)
         if found is None:
             ways_on = (
@@ -45,10 +46,6 @@ class Scheduler:
             )
             raise NotFound(f"no flow {flow!r} is deployed", ways_on=ways_on)
         return found
-
-    def zone(self, flow: str) -> str:
-        found = self._deployments.get(flow)
-        return found.tz if found is not None else "UTC"
 
     def due(self, now: Instant, new_run: NewRun) -> list[FlowRun]:
         """The runs of the ticks that are due now: each tick once, ever, by its key."""
@@ -68,7 +65,7 @@ class Scheduler:
             self._next[flow] = decision.next_at
         return runs
 
-    def drain(self) -> list[Deployment]:
+    def drain(self) -> list[DeployedFlow]:
         """Deployments whose ticks were just dealt with, to be committed with the runs of those ticks."""
         changed, self._changed = list(self._changed.values()), {}
         return changed

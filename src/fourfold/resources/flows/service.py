@@ -7,10 +7,9 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
-
-import sqlalchemy as sa
+from typing import TYPE_CHECKING, Any, Protocol
 
 from fourfold.catalog import lineage
 from fourfold.catalog.database import Catalog
@@ -23,7 +22,7 @@ from fourfold.core.flows import (
     Attempt,
     CallState,
     Code,
-    Deployment,
+    DeployedFlow,
     FlowRun,
     Graph,
     LogPiece,
@@ -33,10 +32,11 @@ from fourfold.core.flows import (
     ScheduleInfo,
     StepCall,
 )
+from fourfold.core.jobs import Resources
 from fourfold.core.lineage import Edge
 from fourfold.core.ports.blobs import BlobStore, Digest
 from fourfold.core.ports.clock import Clock
-from fourfold.core.ports.engine import Engine, Resources
+from fourfold.core.ports.engine import Engine
 from fourfold.core.ports.flow_store import Changes
 from fourfold.core.wire import convert, plain
 from fourfold.resources.flows import bundle
@@ -44,6 +44,9 @@ from fourfold.resources.flows.client import Client
 from fourfold.resources.flows.loop import Resolve, Settings
 from fourfold.resources.flows.owner import Lock, Owner
 from fourfold.resources.flows.tables import FlowTables
+
+if TYPE_CHECKING:
+    import sqlalchemy as sa
 
 LOG_BYTES = 256 * 1024
 MOST_LISTED = 1000
@@ -120,11 +123,25 @@ class FlowService:
 
     def follow(self, run_id: str) -> Iterator[RunEvent]:
         """What happens to a run, as it happens, until it has ended."""
-        seen = 0
-        for _ in self._client.follow(run_id):
-            for event in self.events(run_id, after=seen):
-                seen = event.seq
-                yield event
+        seen, told = 0, set[RunEvent]()
+        for frame in self._client.follow(run_id, with_events=True):
+            if frame["type"] == "event":
+                new = [_event(frame["event"])]
+            elif frame["type"] == "reply":  # this owner tells what comes; what came before is on record
+                new = list(self._all_events(run_id, seen))
+                seen = new[-1].seq if new else seen
+            else:
+                new = []
+            for event in new:
+                plain_event = replace(event, seq=0)
+                if plain_event not in told:
+                    told.add(plain_event)
+                    yield event
+
+    def _all_events(self, run_id: str, after: int) -> Iterator[RunEvent]:
+        while page := self.events(run_id, after=after, limit=MOST_LISTED):
+            yield from page
+            after = page[-1].seq
 
     # The protocol
 
@@ -242,7 +259,7 @@ class FlowService:
         scheduled_param: str = "",
         cwd: str = "",
         python: str = "",
-    ) -> Deployment:
+    ) -> DeployedFlow:
         if cron:
             from fourfold.core.decide import cron as rule
 
@@ -262,9 +279,9 @@ class FlowService:
             "python": self._python(python),
             "environment": self._environment(),
         }
-        return _deployment(self._client.ask({"type": "deploy", "deployment": asked}))
+        return _deployed(self._client.ask({"type": "deploy", "deployed": asked}))
 
-    def deployments(self) -> tuple[Deployment, ...]:
+    def deployments(self) -> tuple[DeployedFlow, ...]:
         return tuple(self._tables.deployments())
 
     def start(self, flow: str, *, params: Mapping[str, Any] | None = None, key: str = "") -> FlowRun:
@@ -273,8 +290,8 @@ class FlowService:
             self._client.ask({"type": "start", "flow": flow, "params": dict(params or {}), "key": key})
         )
 
-    def pause_schedule(self, flow: str, *, is_paused: bool = True) -> Deployment:
-        return _deployment(self._client.ask({"type": "pause_schedule", "flow": flow, "is_paused": is_paused}))
+    def pause_schedule(self, flow: str, *, is_paused: bool = True) -> DeployedFlow:
+        return _deployed(self._client.ask({"type": "pause_schedule", "flow": flow, "is_paused": is_paused}))
 
     def schedules(self) -> tuple[ScheduleInfo, ...]:
         answer = self._client.ask_if_owned({"type": "why", "run": ""})
@@ -340,8 +357,6 @@ class FlowService:
             lineage.record(connection, edges)
 
     def _with_accounts(self, run_id: str, attempts: tuple[Attempt, ...]) -> tuple[Attempt, ...]:
-        from dataclasses import replace
-
         if self._accounts is None:
             return attempts
         jobs = {job.report.key: job.account for job in self._accounts.jobs(run_id, limit=10_000)}
@@ -377,8 +392,13 @@ def _run(answer: Mapping[str, Any]) -> FlowRun:
     return run
 
 
-def _deployment(answer: Mapping[str, Any]) -> Deployment:
-    found: Deployment = convert(answer["deployment"], Deployment, what="deployment")
+def _event(plain_event: Mapping[str, Any]) -> RunEvent:
+    event: RunEvent = convert(plain_event, RunEvent, what="event")
+    return event
+
+
+def _deployed(answer: Mapping[str, Any]) -> DeployedFlow:
+    found: DeployedFlow = convert(answer["deployed"], DeployedFlow, what="deployed flow")
     return found
 
 

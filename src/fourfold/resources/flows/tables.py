@@ -11,7 +11,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from fourfold.catalog.database import Catalog, metadata
 from fourfold.core.errors import Conflict
-from fourfold.core.flows import Attempt, Deployment, FlowRun, RunEvent, RunId, RunState, StepCall
+from fourfold.core.flows import Attempt, DeployedFlow, FlowRun, RunEvent, RunId, RunState, StepCall
 from fourfold.core.ports.flow_store import CacheEntry, Changes, Fenced, OpenRun
 from fourfold.core.times import Instant
 
@@ -106,7 +106,7 @@ _encode = msgspec.json.Encoder().encode
 _run = msgspec.json.Decoder(FlowRun).decode
 _call = msgspec.json.Decoder(StepCall).decode
 _attempt = msgspec.json.Decoder(Attempt).decode
-_deployment = msgspec.json.Decoder(Deployment).decode
+_deployment = msgspec.json.Decoder(DeployedFlow).decode
 _cache = msgspec.json.Decoder(CacheEntry).decode
 
 
@@ -222,7 +222,7 @@ class FlowTables:
             ).scalar()
             return None if record is None else _cache(record)
 
-    def deployments(self) -> Sequence[Deployment]:
+    def deployments(self) -> Sequence[DeployedFlow]:
         with self._catalog.read() as connection:
             found = connection.execute(sa.select(flow_deployment.c.record).order_by(flow_deployment.c.flow))
             return [_deployment(record) for (record,) in found]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from fourfold.core.errors import Corrupted
 from fourfold.core.flows import INLINE_BYTES, Stored
 from fourfold.resources.flows import codec
+
+Frame = tuple[dict[str, Any], list[bytes]]
+"""A header and its binary parts."""
 
 
 class Bytes(Protocol):
@@ -50,3 +53,12 @@ def from_wire(wire: Mapping[str, Any] | None, parts: Sequence[bytes]) -> Stored 
     if inline is not None and len(inline) != wire["size_bytes"]:
         raise Corrupted(f"a value of {wire['size_bytes']} bytes came with {len(inline)}")
     return Stored(wire["digest"], wire["size_bytes"], inline)
+
+
+def ahead_items(header: Mapping[str, Any], parts: Sequence[bytes]) -> Iterator[Frame]:
+    """The items of a frame that went ahead."""
+    at = 0
+    for entry in header["items"]:
+        count = entry["part_count"]
+        yield entry["item"], list(parts[at : at + count])
+        at += count

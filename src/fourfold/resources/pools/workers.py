@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from fourfold.core.jobs import ExitKind
 from fourfold.core.ports.control import WorkerSpec
-from fourfold.core.ports.engine import ExitKind
-from fourfold.core.times import Instant
+from fourfold.core.times import SECOND_US, Instant
 
 Task = tuple[str, str, int]
 """Run, call and attempt."""
@@ -28,13 +28,13 @@ class Worker:
 
 
 class Workers:
-    """Workers by name, with the bounds: so many bodies at once, so many idle workers kept warm."""
+    """Workers by name; so many idle ones are kept warm, for so long."""
 
-    def __init__(self, *, most_bodies: int, most_idle: int, idle_s: float) -> None:
-        self.most_bodies = most_bodies
+    def __init__(self, *, most_idle: int, idle_s: float) -> None:
         self.most_idle = most_idle
         self.idle_s = idle_s
         self._workers: dict[str, Worker] = {}
+        self._busy: dict[Task, Worker] = {}
 
     def __getitem__(self, name: str) -> Worker:
         return self._workers[name]
@@ -48,31 +48,56 @@ class Workers:
     def __len__(self) -> int:
         return len(self._workers)
 
+    def __repr__(self) -> str:
+        return f"<Workers: {len(self._busy)} busy, {len(self._idle())} idle>"
+
     def add(self, worker: Worker) -> None:
         self._workers[worker.name] = worker
 
     def remove(self, name: str) -> Worker | None:
-        return self._workers.pop(name, None)
+        worker = self._workers.pop(name, None)
+        if worker is not None and worker.task is not None:
+            self._busy.pop(worker.task, None)
+        return worker
+
+    def give(self, worker: Worker, task: Task) -> None:
+        """Make a worker busy with a task."""
+        worker.task, worker.idle_since = task, None
+        self._busy[task] = worker
+
+    def give_back(self, worker: Worker, now: Instant) -> None:
+        """Make a worker idle again."""
+        if worker.task is not None:
+            self._busy.pop(worker.task, None)
+        worker.task, worker.idle_since = None, now
+
+    def busy_with(self, task: Task) -> Worker | None:
+        """The worker that has this task."""
+        return self._busy.get(task)
 
     def warm(self, spec: WorkerSpec) -> Worker | None:
         """The idle worker that may take this work: the one used last, whose memory is warmest."""
         fit = [worker for worker in self._idle() if worker.spec == spec]
         return max(fit, key=lambda worker: (worker.idle_since or 0, worker.name), default=None)
 
-    def bodies(self) -> int:
+    def body_count(self) -> int:
         """How many bodies run now."""
-        return sum(1 for worker in self if worker.spec.kind == "body" and worker.task is not None)
+        return sum(1 for worker in self._busy.values() if worker.spec.kind == "body")
 
     def surplus(self, now: Instant) -> list[Worker]:
         """Idle workers to end: beyond the bound, those used longest ago first; and those idle too long."""
         idle = sorted(self._idle(), key=lambda worker: (worker.idle_since or 0, worker.name))
-        excess = max(0, len(idle) - self.most_idle)
-        old = now - round(self.idle_s * 1_000_000)
+        excess = len(idle) - self.most_idle
+        old = now - round(self.idle_s * SECOND_US)
         return [
-            worker
-            for index, worker in enumerate(idle)
-            if index < excess or (worker.idle_since is not None and worker.idle_since <= old)
+            worker for index, worker in enumerate(idle) if index < excess or (worker.idle_since or 0) <= old
         ]
+
+    def idle_since(self) -> Instant | None:
+        """Since when the worker that has been idle longest is."""
+        return min(
+            (worker.idle_since for worker in self._idle() if worker.idle_since is not None), default=None
+        )
 
     def _idle(self) -> list[Worker]:
         return [

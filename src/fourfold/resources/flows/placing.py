@@ -1,0 +1,129 @@
+"""The queues of calls that want a worker, and what live attempts hold of the units."""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from fourfold.core.decide.place import HEADS, Lease, Start, Waiting, place
+from fourfold.core.flows import CallKey, CallKind, StepCall
+from fourfold.core.jobs import UnitCapacity
+from fourfold.core.times import Instant
+
+Place = tuple[str, CallKey]
+"""A run and a call of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """It is this call's turn: on a unit, or (a flow's body) on none, and why in words."""
+
+    run: str
+    key: CallKey
+    unit: str
+    reason: str
+
+
+class Placing:
+    """Ready steps by priority and time; bodies one after the other, so many at once.
+
+    What is in use is the sum of the live leases, never a counter.
+    """
+
+    def __init__(self, *, most_bodies: int) -> None:
+        self.most_bodies = most_bodies
+        self.leases: dict[tuple[str, str], Lease] = {}
+        self._steps: list[tuple[int, Instant, str, CallKey]] = []
+        self._bodies: deque[Place] = deque()
+        self._queued: set[Place] = set()
+        self._holds: dict[Place, str] = {}
+        self._has_changed = False
+
+    def queue(self, call: StepCall, *, priority: int, now: Instant) -> None:
+        """Let a call wait for its turn. A call that waits already keeps its place."""
+        place = (call.run, call.key)
+        if place in self._queued:
+            return
+        self._queued.add(place)
+        self._has_changed = True
+        if call.kind is CallKind.body:
+            self._bodies.append(place)
+        else:
+            heapq.heappush(self._steps, (-priority, call.ready_at or now, *place))
+
+    def release(self, run: str, key: CallKey) -> None:
+        """An attempt has ended: what it held is free."""
+        self.leases.pop((run, key), None)
+        self._has_changed = True
+
+    def hold(self, run: str, key: CallKey, reason: str) -> None:
+        """Remember why a call waits, for whoever asks."""
+        self._holds[run, key] = reason
+
+    def forget(self, run: str, key: CallKey) -> None:
+        """A call waits no more."""
+        self._holds.pop((run, key), None)
+
+    def holds(self, run: str) -> Mapping[str, str]:
+        """Why calls of a run wait for their turn."""
+        return {key: reason for (of, key), reason in self._holds.items() if of == run}
+
+    def turns(
+        self,
+        units: Sequence[UnitCapacity],
+        now: Instant,
+        *,
+        body_count: int,
+        ready: Callable[[str, CallKey], StepCall | None],
+    ) -> Iterator[Turn]:
+        """Those whose turn it is. `ready` gives a call that still wants a worker; others are dropped.
+
+        Looked for only when something was queued or set free since the last time.
+        """
+        if not self._has_changed:
+            return
+        self._has_changed = False
+        yield from self._body_turns(body_count, ready)
+        yield from self._step_turns(units, now, ready)
+
+    def _body_turns(
+        self, body_count: int, ready: Callable[[str, CallKey], StepCall | None]
+    ) -> Iterator[Turn]:
+        while self._bodies:
+            run, key = self._bodies[0]
+            if ready(run, key) is not None:
+                if body_count >= self.most_bodies:
+                    self.hold(run, key, f"{self.most_bodies} flow bodies run already, the most at once")
+                    return
+                body_count += 1
+                yield Turn(run, key, "", "a place for its body is free")
+            self._bodies.popleft()
+            self._queued.discard((run, key))
+
+    def _step_turns(
+        self, units: Sequence[UnitCapacity], now: Instant, ready: Callable[[str, CallKey], StepCall | None]
+    ) -> Iterator[Turn]:
+        heads: dict[str, tuple[int, Instant, str, CallKey]] = {}
+        waiting: list[Waiting] = []
+        while self._steps and len(heads) < HEADS:
+            entry = heapq.heappop(self._steps)
+            priority, ready_at, run, key = entry
+            call = ready(run, key)
+            if call is None:
+                self._queued.discard((run, key))
+                continue
+            holder = f"{run}/{key}"
+            heads[holder] = entry
+            waiting.append(Waiting(holder, call.policy.resources, ready_at, -priority))
+        for decision in place(units, tuple(self.leases.values()), waiting, now):
+            entry = heads[decision.holder]
+            _, _, run, key = entry
+            if isinstance(decision, Start):
+                self._queued.discard((run, key))
+                self.leases[run, key] = decision.lease
+                yield Turn(run, key, decision.lease.unit, decision.reason)
+            else:
+                self.hold(run, key, decision.reason)
+                heapq.heappush(self._steps, entry)
