@@ -260,7 +260,7 @@ class Project:
             new_id=new_id,
             environment=lambda: self.compute.present_environment().identity,
             accounts=self.compute,
-            resolve=current_versions(self.storage, self.models),
+            resolve=lambda ref: current_versions(self.storage, self.models)(ref),  # opened for the cache only
             settings=LoopSettings(
                 most_bodies=self.settings.flows.bodies,
                 most_idle=self.pool[1].workers or 2 + int(self.unit.cores),
