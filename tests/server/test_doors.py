@@ -14,12 +14,12 @@ from starlette.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 
 import fourfold.core.services
+from fourfold.catalog.owner_token import owner_token
 from fourfold.core.errors import Refused
 from fourfold.core.routes import Role, Route, routes
 from fourfold.server.app import Access, Mounted, build_app
 from fourfold.server.doors import Door, Public
 from fourfold.server.guard import SECURITY_HEADERS, check_path
-from fourfold.catalog.owner_token import owner_token
 from fourfold.server.identity import Bearers, check_binding
 from fourfold.server.pages import About
 

@@ -1,4 +1,4 @@
-"""`fourfold cron`: when a cron line fires, and what it says in words."""
+"""`fourfold cron`: the schedules of deployed flows, and when a cron line fires."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 import click
 
 from fourfold.cli.main import Verbs
-from fourfold.cli.output import Column, output_option, show
+from fourfold.cli.opened import services
+from fourfold.cli.output import Column, note, output_option, show, when
 
 if TYPE_CHECKING:
     from fourfold.core.decide.cron import Cron
+    from fourfold.core.flows import ScheduleInfo
 
 DAYS = ("Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday")
 MONTHS = (
@@ -22,7 +24,47 @@ WHICH = {1: "first", 2: "second", 3: "third", 4: "fourth", 5: "fifth", -1: "last
 
 @click.group(cls=Verbs, name="cron")
 def command() -> None:
-    """Say when a cron line fires."""
+    """Schedules of deployed flows, and when a cron line fires."""
+
+
+@command.command("ls")
+@output_option
+def ls(output: str) -> None:
+    """All schedules: when each fires next, and whether anything is there to fire it."""
+    with services() as opened:
+        found = opened.flows.schedules()
+    show(
+        found,
+        [
+            Column("FLOW", lambda s: s.flow),
+            Column("CRON", lambda s: s.cron),
+            Column("ZONE", lambda s: s.tz),
+            Column("MISSED", lambda s: s.catchup),
+            Column("LAST", lambda s: when(s.last_tick)),
+            Column("NEXT", lambda s: when(s.next_at)),
+            Column("STATE", _state),
+        ],
+        output,
+        nothing="no schedules; deploy a flow that has one: fourfold flow deploy FILE",
+    )
+    if output == "table" and any(_state(each).startswith("waits") for each in found):
+        note("schedules fire only while this runs: fourfold up")
+
+
+@command.command("pause")
+@click.argument("flow")
+@click.option("--off", is_flag=True, help="Let it fire again.")
+def pause(flow: str, off: bool) -> None:
+    """Stop a deployed flow's schedule from firing."""
+    with services() as opened:
+        made = opened.flows.pause_schedule(flow, is_paused=not off)
+    note(f"schedule of '{made.flow}' is {'paused' if made.is_paused else 'no longer paused'}")
+
+
+def _state(schedule: ScheduleInfo) -> str:
+    if schedule.is_paused:
+        return "paused"
+    return "fires" if schedule.is_firing else "waits for: fourfold up"
 
 
 @command.command("next")

@@ -1,4 +1,4 @@
-"""`fourfold flow`: run, follow, cancel, resume and schedule flows."""
+"""`fourfold flow`: run, follow, cancel, resume and deploy flows."""
 
 from __future__ import annotations
 
@@ -19,28 +19,29 @@ if TYPE_CHECKING:
 
 @click.group(cls=Verbs, name="flow")
 def command() -> None:
-    """Run, follow, cancel, resume and schedule flows."""
+    """Run, follow, cancel, resume and deploy flows."""
 
 
 @command.command("run")
-@click.argument("file", metavar="FILE[:NAME]")
+@click.argument("file")
+@click.argument("name", default="")
 @parameter_option
 @click.option("--key", default="", help="Names the run: the same key again goes on with the same run.")
 @click.option("--detach", is_flag=True, help="Start it, print its identifier, and return.")
 @click.option("-q", "--quiet", is_flag=True, help="Print the result only.")
 @output_option
 def run_flow(
-    file: str, params: tuple[str, ...], key: str, detach: bool, quiet: bool, output: str
+    file: str, name: str, params: tuple[str, ...], key: str, detach: bool, quiet: bool, output: str
 ) -> int | None:
-    """Run the flow in FILE (NAME, when there are several) and print its result.
+    """Run the flow NAME in FILE (the only one there, without a name) and print its result.
 
-    Ctrl-C detaches: the run is not stopped by it.
+    FILE may also be a module, such as examples.flights.flow. Ctrl-C detaches: the run goes on.
     """
     from fourfold.cli.flow_file import load
     from fourfold.resources.flows import calls
     from fourfold.resources.flows.params import from_text
 
-    flow = load(file)
+    flow = load(file, name)
     with services() as opened:
         run = calls.submit(flow, from_text(flow, parameters(params)), key=key)
         if not quiet:
@@ -162,13 +163,14 @@ def watch(run_id: str) -> int | None:
 
 
 @command.command("deploy")
-@click.argument("file", metavar="FILE[:NAME]")
-def deploy(file: str) -> None:
+@click.argument("file")
+@click.argument("name", default="")
+def deploy(file: str, name: str) -> None:
     """Keep the flow's code under its name, with its schedule; the schedule stays with this code."""
     from fourfold.cli.flow_file import load
     from fourfold.resources.flows import calls
 
-    flow = load(file)
+    flow = load(file, name)
     with services():
         made = calls.deploy(flow)
     fires = f", fires at {made.cron!r} {made.tz}" if made.cron else ""
@@ -187,46 +189,6 @@ def start(flow: str, key: str, params: tuple[str, ...]) -> None:
         run = opened.flows.start(flow, params=plain_parameters(params), key=key)
         click.echo(run.id)
         _warn_if_nothing_moves_it(opened.flows)
-
-
-@command.command("schedules")
-@output_option
-def schedules(output: str) -> None:
-    """All schedules: when each fires next, and whether anything is there to fire it."""
-    with services() as opened:
-        found = opened.flows.schedules()
-        show(
-            found,
-            [
-                Column("FLOW", lambda s: s.flow),
-                Column("CRON", lambda s: s.cron),
-                Column("ZONE", lambda s: s.tz),
-                Column("MISSED", lambda s: s.catchup),
-                Column("LAST", lambda s: when(s.last_tick)),
-                Column("NEXT", lambda s: when(s.next_at)),
-                Column("STATE", _schedule_state),
-            ],
-            output,
-            nothing="no schedules; deploy a flow that has one: fourfold flow deploy FILE",
-        )
-        if found and output == "table" and not any(s.is_firing for s in found):
-            note("schedules fire only while this runs: fourfold up")
-
-
-@command.command("pause")
-@click.argument("flow")
-@click.option("--off", is_flag=True, help="Let it fire again.")
-def pause(flow: str, off: bool) -> None:
-    """Stop a deployed flow's schedule from firing."""
-    with services() as opened:
-        made = opened.flows.pause_schedule(flow, is_paused=not off)
-        note(f"schedule of '{made.flow}' is {'paused' if made.is_paused else 'firing'}")
-
-
-def _schedule_state(schedule: Any) -> str:
-    if schedule.is_paused:
-        return "paused"
-    return "firing" if schedule.is_firing else "waits for: fourfold up"
 
 
 def _follow(flows: Flows, run_id: str, *, quiet: bool) -> FlowRun:

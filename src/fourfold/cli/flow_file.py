@@ -1,4 +1,4 @@
-"""From `FILE[:NAME]` to the flow that is written there."""
+"""From a file and a name to the flow that is written there."""
 
 from __future__ import annotations
 
@@ -15,11 +15,10 @@ if TYPE_CHECKING:
     from fourfold.resources.flows.api import Flow
 
 
-def load(target: str) -> Flow:
-    """The flow NAME in FILE, or the only one there. FILE may also be a module: `examples.flights.flow`."""
+def load(file: str, name: str = "") -> Flow:
+    """The flow of this name in the file (the only one there, without a name); `file` may be a module."""
     from fourfold.resources.flows.api import Flow
 
-    file, _, name = target.partition(":")
     module = _import_file(Path(file)) if file.endswith(".py") else _import_module(file)
     flows = {
         value.name: value
@@ -37,9 +36,7 @@ def load(target: str) -> Flow:
             f"{file} holds no flow", ways_on=["write one: a function under @fourfold.flow at the file's top"]
         )
     if len(flows) > 1:
-        raise Refused(
-            f"{file} holds {len(flows)} flows", ways_on=[f"name one: {file}:{each}" for each in sorted(flows)]
-        )
+        raise Refused(f"{file} holds {len(flows)} flows", ways_on=["name one: " + ", ".join(sorted(flows))])
     return next(iter(flows.values()))
 
 
@@ -86,7 +83,7 @@ def _import_module(name: str) -> ModuleType:
     if found is None:
         raise NotFound(
             f"'{name}' is neither a Python file nor a module",
-            ways_on=["write FILE.py:NAME, or package.module:NAME"],
+            ways_on=["write flow.py, or package.module"],
         )
     return _run_import(name)
 

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from fourfold.core.flows import Attempt, FlowRun, Graph, StepCall
 
 
+MOST_NAMED = 3
+"""So many calls before it are named in a row; `-o json` has them all."""
+
+
 @dataclass(frozen=True)
 class Row:
     """One call with all its attempts, and the jobs recorded for them."""
@@ -48,7 +52,15 @@ class Row:
     @property
     def bound(self) -> str:
         """What kept its last attempt from being faster, where that is known."""
-        return self.jobs[-1].account.bound.value if self.jobs else ""
+        bound = self.jobs[-1].account.bound.value if self.jobs else ""
+        return "" if bound == "unknown" else bound
+
+    @property
+    def after(self) -> str:
+        """The calls whose results it needs: the edges of the graph."""
+        named = ", ".join(self.call.deps[:MOST_NAMED])
+        more = len(self.call.deps) - MOST_NAMED
+        return f"{named} and {more} more" if more > 0 else named
 
 
 def show_graph(graph: Graph, jobs: Iterable[Job]) -> None:
@@ -70,6 +82,7 @@ def show_graph(graph: Graph, jobs: Iterable[Job]) -> None:
             Column("BOUND BY", lambda r: r.bound),
             Column("UNIT", lambda r: r.attempts[-1].unit if r.attempts else ""),
             Column("COST", lambda r: usd_text(r.cost_nanousd) if r.attempts else "", is_number=True),
+            Column("AFTER", lambda r: r.after),
             Column("WHY", lambda r: r.call.reason),
         ],
         "table",

@@ -5,7 +5,9 @@ Nothing is imported until a noun is asked for, so that `fourfold --help` costs l
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import errno
 import importlib
 import os
 import sys
@@ -17,9 +19,9 @@ import click
 NOUNS: dict[str, str] = {
     "init": "Make a project here.",
     "up": "Start the server: API, loop, schedules, gateway.",
-    "flow": "Run, follow, cancel, resume and schedule flows.",
+    "flow": "Run, follow, cancel, resume and deploy flows.",
     "why": "Say why a run, a call or a job is where it is.",
-    "cron": "Say when a cron line fires.",
+    "cron": "Schedules of deployed flows, and when a cron line fires.",
     "job": "What ran, what it used, what it cost.",
     "unit": "What jobs run on, and how fast it is.",
     "table": "Versioned tables.",
@@ -37,10 +39,8 @@ NOUNS: dict[str, str] = {
 }
 """Every noun with its line of help; the noun's commands are in the module of the same name."""
 
-MISTAKE, FAILURE, INTERRUPTED = 2, 1, 130
-"""Exit codes: what was asked cannot be; it could not be done; the user stopped it."""
-
-_MISTAKES = frozenset({"refused", "not_found", "already_exists", "denied", "unauthenticated", "missing"})
+FAILURE, INTERRUPTED = 1, 130
+"""Exit codes: it was refused or could not be done; the user stopped it. A line that is no command is 2."""
 
 
 class Nouns(click.Group):
@@ -107,34 +107,52 @@ def run(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         _say("interrupted")
         return INTERRUPTED
-    except BrokenPipeError:
-        # The reader (`head`, `less`) has enough. Keep Python from complaining while it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except SystemExit:
+        # Only click exits by itself, and only when the reader (`head`, `less`) has enough.
         return 0
     except Exception as error:
         if os.environ.get("FOURFOLD_DEBUG"):
             raise
-        return _explain(error)
+        _say(_explained(error, arguments))
+        return FAILURE
 
 
-def _explain(error: Exception) -> int:
+def _explained(error: Exception, arguments: list[str]) -> str:
     """What happened, to which thing, and what to do next; never a traceback."""
     from fourfold.core.errors import FourfoldError
 
     if isinstance(error, FourfoldError):
-        _say(f"error: {error}")
-        return MISTAKE if error.code in _MISTAKES else FAILURE
-    again = "fourfold --debug " + " ".join(sys.argv[1:])
-    _say(
-        f"error: this met a defect: {type(error).__name__}: {error}\n"
+        return f"error: {error}"
+    if isinstance(error, OSError) and error.errno in _SURROUNDINGS:
+        told = f"error: {error.strerror or type(error).__name__}"
+        if error.filename is not None:
+            told += f": {error.filename}"
+        return f"{told}\n  {_SURROUNDINGS[error.errno]}"
+    again = " ".join(["fourfold --debug", *arguments])
+    return (
+        f"error: this met a defect: {type(error).__name__}: {(str(error).splitlines() or [''])[0]}\n"
         f"  see where: {again}\n"
         "  and please report it"
     )
-    return FAILURE
+
+
+_SURROUNDINGS = {
+    errno.EACCES: "see who may use it: ls -ld, and id",
+    errno.EPERM: "see who may use it: ls -ld, and id",
+    errno.ENOENT: "is the path right?",
+    errno.ENOTDIR: "is the path right?",
+    errno.EISDIR: "name a file, not a folder",
+    errno.EROFS: "it is mounted read-only",
+    errno.ENOSPC: "free some space and go on: what was there before is unharmed",
+    errno.EDQUOT: "free some space and go on: what was there before is unharmed",
+    errno.EMFILE: "raise the limit: ulimit -n 4096",
+}
+"""What the machine refuses is no defect of ours: the error number, and what to do."""
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr)
+    with contextlib.suppress(OSError):  # nobody reads it
+        print(text, file=sys.stderr, flush=True)
 
 
 def _near(name: str, known: Any) -> str:

@@ -120,7 +120,7 @@ def tag(name: str, tag: str, version: int | None, why: str) -> None:
 def query(sql: str, limit: int, output: str) -> None:
     """Ask tables in SQL (DuckDB, read only): "select count(*) from flights".
 
-    A name with dots is quoted: "raw.flights". Each table is read at its newest version.
+    A name with dots is quoted: "raw.flights". Each table that is named is read whole, at its newest version.
     """
     import duckdb
 
@@ -129,16 +129,19 @@ def query(sql: str, limit: int, output: str) -> None:
     with services() as opened:
         known = {table.name for table in opened.storage.list_tables()}
         connection = duckdb.connect(":memory:")
-        readers = {}
         for name in sorted(known):
             if re.search(rf"(?<![\w.]){re.escape(name)}(?![\w.])", sql):
-                readers[name] = opened.storage.scan(name)
-                connection.register(name, readers[name])
+                # Whole, not as a stream: a query may pass over a table twice, and a stream is empty then.
+                connection.register(name, opened.storage.read(name))
         # After this the query sees these tables and nothing else: no files, no extensions.
+        connection.execute("SET python_enable_replacements = false")
         connection.execute("SET enable_external_access = false")
         connection.execute("SET lock_configuration = true")
         try:
-            result = connection.execute(sql).to_arrow_reader(10_000)
+            relation = connection.sql(sql)
+            if relation is None:
+                raise Refused("this is no query: it gives no rows", ways_on=["write: select ... from ..."])
+            result = relation.to_arrow_reader(10_000)
         except duckdb.CatalogException as error:
             wanted = re.search(r'[Tt]able with name "?([\w.]+)', str(error))
             raise NotFound(
