@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from fourfold.adapters import local_engine
 from fourfold.adapters.local_engine import LocalEngine
 from fourfold.core.compute import Unit
-from fourfold.core.errors import OutOfSpace, Refused
+from fourfold.core.errors import OutOfSpace, Refused, Unavailable
 from fourfold.core.ports.engine import ExitKind, Launch, Phase, Resources
 from fourfold.core.quantities import Range
 from fourfold.testing.clock import MovableClock
@@ -211,6 +214,97 @@ def test_the_engine_goes_on_after_its_supervisor_is_killed(engine: LocalEngine) 
     engine.submit(Launch("b", python("print('again')")))
     assert engine.wait(["b"], 20)["b"].exit is not None
     assert engine.logs("b").data == b"again\n"
+
+
+def test_a_job_of_the_next_supervisor_does_not_die_with_the_last_one(engine: LocalEngine) -> None:
+    engine.submit(Launch("a", python(ESCAPE, "600")))
+    first_line(engine, "a")
+    dead = engine._supervisor
+    assert dead is not None
+    dead._process.kill()
+    engine.wait(["a"], 20)
+    engine.submit(Launch("b", python(ESCAPE, "600")))
+    first_line(engine, "b")
+    engine._supervisor_died(dead)  # word of the death may come late
+    assert engine.status(["b"])["b"].phase is Phase.running
+    engine.stop("b", 0)
+    assert engine.wait(["b"], 20)["b"].phase is Phase.ended
+
+
+def test_a_job_that_could_not_be_handed_over_ends_as_lost(
+    engine: LocalEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine.prepare()
+
+    def fails(message: object) -> None:
+        raise Unavailable("the supervisor of local jobs has died")
+
+    monkeypatch.setattr(engine._supervisor, "send", fails)
+    engine.submit(Launch("a", python("print('ran')")))
+    exit_ = engine.status(["a"])["a"].exit
+    assert exit_ is not None
+    assert exit_.kind is ExitKind.worker_lost
+
+
+def test_without_a_supervisor_nothing_starts_and_the_key_stays_free(
+    engine: LocalEngine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with monkeypatch.context() as broken:
+        broken.setattr(local_engine, "SUPERVISOR", tmp_path / "nowhere.py")
+        with pytest.raises(Unavailable, match="did not start"):
+            engine.submit(Launch("a", python("print('ran')")))
+    assert engine.status(["a"])["a"].phase is Phase.unknown
+    engine.submit(Launch("a", python("print('ran')")))
+    assert engine.wait(["a"], 20)["a"].exit is not None
+    assert engine.logs("a").data == b"ran\n"
+
+
+def test_when_no_more_can_be_opened_one_job_is_lost_and_the_others_go_on(engine: LocalEngine) -> None:
+    engine.submit(Launch("a", python(ESCAPE, "600")))
+    first_line(engine, "a")
+    supervisor = engine._supervisor
+    assert supervisor is not None
+    usual = resource.prlimit(supervisor._process.pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(supervisor._process.pid, resource.RLIMIT_NOFILE, (3, usual[1]))
+    engine.submit(Launch("b", python("print('ran')")))
+    exit_ = engine.wait(["b"], 20)["b"].exit
+    assert exit_ is not None
+    assert exit_.kind is ExitKind.worker_lost
+    assert "cannot start a process: Too many open files" in exit_.reason
+    resource.prlimit(supervisor._process.pid, resource.RLIMIT_NOFILE, usual)
+    engine.submit(Launch("c", python("print('ran')")))
+    engine.wait(["c"], 20)
+    assert engine.logs("c").data == b"ran\n"
+    assert engine.status(["a"])["a"].phase is Phase.running
+
+
+def test_a_claim_that_a_crash_cut_short_uses_up_no_key(engine: LocalEngine, tmp_path: Path) -> None:
+    half = tmp_path / "jobs" / f"{local_engine.NEW}1-1-of-somebody"
+    half.mkdir(parents=True)
+    engine.submit(Launch("a", python("print('ran')")))
+    assert engine.wait(["a"], 20)["a"].exit is not None
+    assert engine.logs("a").data == b"ran\n"
+    assert engine.reap([]) == ()
+    assert half.exists()  # perhaps somebody fills it right now
+    os.utime(half, (0, 0))
+    engine.reap([])
+    assert not half.exists()
+
+
+def test_one_key_submitted_by_many_at_once_starts_once(tmp_path: Path) -> None:
+    engines = [LocalEngine(tmp_path, unit=UNIT) for _ in range(4)]
+    threads = [
+        threading.Thread(target=each.submit, args=(Launch("a", python("print('ran')")),)) for each in engines
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    eventually(lambda: engines[0].status(["a"])["a"].phase is Phase.ended)
+    assert engines[0].logs("a").data == b"ran\n"
+    assert [folder.name for folder in tmp_path.iterdir() if folder.name.startswith(local_engine.NEW)] == []
+    for each in engines:
+        each.close()
 
 
 def test_a_job_killed_from_outside_is_lost_and_one_that_crashes_failed(engine: LocalEngine) -> None:

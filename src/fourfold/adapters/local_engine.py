@@ -62,6 +62,9 @@ THREADS = (
     "RAYON_NUM_THREADS",
 )
 SUPERVISOR = Path(__file__).with_name("local_supervisor.py")
+NEW = ".new-"
+"""Begins the name of a job's folder while it is being filled."""
+STALE_S = 3600.0
 READY_WITHIN_S = 20.0
 
 
@@ -90,6 +93,7 @@ class LocalEngine:
         self._jobs: dict[str, JobStatus] = {}
         self._usage: dict[str, Usage] = {}
         self._keepers: dict[str, int] = {}
+        self._supervisors: dict[str, _Supervisor] = {}  # of jobs that have not ended
         self._changed = threading.Condition()
         self._sending = threading.Lock()
         self._supervisor: _Supervisor | None = None
@@ -116,6 +120,8 @@ class LocalEngine:
             raise Refused(f"job '{launch.key}' has no command")
         if not self.offers(launch.resources):
             raise refusal(launch.resources, self._all_offers(), who=f"job '{launch.key}'")
+        with self._sending:  # before the key is used up: without a supervisor nothing can start
+            self._alive_supervisor()
         folder = self._job_folder(launch.key)
         if not self._claim(folder, launch):
             return
@@ -130,9 +136,15 @@ class LocalEngine:
             "time_limit_s": resources.time_limit_s,
             "memory_limit_bytes": resources.memory_bytes.high,
         }
-        with self._changed:
-            self._jobs[launch.key] = JobStatus(launch.key, Phase.starting, unit=self._unit.name)
-        self._tell(message)
+        with self._sending:
+            supervisor = self._alive_supervisor()
+            with self._changed:
+                self._jobs[launch.key] = JobStatus(launch.key, Phase.starting, unit=self._unit.name)
+                self._supervisors[launch.key] = supervisor
+            try:
+                supervisor.send(message)
+            except Unavailable:
+                self._supervisor_died(supervisor)  # the key is used: the job ends as lost, and says so
 
     def status(self, keys: Collection[str]) -> Mapping[str, JobStatus]:
         with self._changed:
@@ -163,10 +175,11 @@ class LocalEngine:
 
     def stop(self, key: str, grace_s: float = 5.0) -> None:
         with self._changed:
-            ours = self._jobs.get(key)
+            ours, supervisor = self._jobs.get(key), self._supervisors.get(key)
         if ours is not None:
-            if ours.phase is not Phase.ended:
-                self._tell({"op": "stop", "key": key, "grace_s": grace_s})
+            if supervisor is not None:
+                with self._sending, contextlib.suppress(Unavailable):  # one that died has ended its jobs
+                    supervisor.send({"op": "stop", "key": key, "grace_s": grace_s})
             return
         if self._status_on_disk(key).phase is Phase.running:  # another control process watches it
             folder = self._job_folder(key)
@@ -193,6 +206,10 @@ class LocalEngine:
         ended = set(ours)
         strays: dict[str, str] = {}  # folder -> key
         for folder in self._folders():
+            if folder.name.startswith(NEW):
+                if _age_s(folder) > STALE_S:
+                    shutil.rmtree(folder, ignore_errors=True)
+                continue
             launch = _read_json(folder / "launch.json")
             if launch is None or str(launch["key"]) in self._jobs or _is_alive(launch):
                 continue
@@ -201,7 +218,7 @@ class LocalEngine:
             if not (folder / "end.json").exists() and key not in keep:
                 _write_json(folder / "end.json", _lost(key, "its control process ended"))
                 ended.add(key)
-            elif time.time() - folder.stat().st_mtime > self._ended_kept_s and key not in keep:
+            elif _age_s(folder) > self._ended_kept_s and key not in keep:
                 shutil.rmtree(folder, ignore_errors=True)
         ended |= {strays[folder] for folder in _end_marked(strays)}
         if ours:
@@ -228,26 +245,26 @@ class LocalEngine:
                 self._jobs[key] = JobStatus(key, Phase.running, self._unit.name, at, None, None, pid)
                 self._keepers[key] = int(str(message["keeper"]))
             else:
-                if "usage" not in message:  # its keeper died without writing the end
-                    message = {**_lost(key, "its keeper died"), "started_at": known.started_at}
+                if "usage" not in message:  # its keeper died, or never was, and wrote no end
+                    exit_ = message["exit"]
+                    assert isinstance(exit_, dict)
+                    message = {**_lost(key, str(exit_["reason"])), "started_at": known.started_at}
                     with contextlib.suppress(OSError):
                         _write_json(self._job_folder(key) / "end.json", message)
                 self._settle(key, message)
             self._changed.notify_all()
 
-    def _supervisor_died(self) -> None:
+    def _supervisor_died(self, supervisor: _Supervisor) -> None:
         with self._changed:
-            for key, job in self._jobs.items():
-                if job.phase is not Phase.ended:
-                    record = _read_json(self._job_folder(key) / "end.json") or _lost(
-                        key, "its supervisor died"
-                    )
-                    self._settle(key, record)
+            for key in [key for key, each in self._supervisors.items() if each is supervisor]:
+                record = _read_json(self._job_folder(key) / "end.json")
+                self._settle(key, record or _lost(key, "its supervisor died"))
             self._changed.notify_all()
 
     def _settle(self, key: str, record: Mapping[str, object]) -> None:
         self._usage[key] = _usage(record)
         self._keepers.pop(key, None)
+        self._supervisors.pop(key, None)
         self._jobs[key] = _ended(record, self._unit.name)
 
     # Helpers of the above.
@@ -259,26 +276,29 @@ class LocalEngine:
         return (Offer(unit.name, unit.cores, unit.memory_bytes, len(unit.gpus), gpu_name, price),)
 
     def _claim(self, folder: Path, launch: Launch) -> bool:
-        """Make the job's folder; whether it is we who made it."""
+        """Make the job's folder; whether it is we who made it.
+
+        It is filled beside its place and then moved there: a crash in between uses up no key.
+        """
+        pid = os.getpid()
+        record = {
+            "format": 1,
+            "key": launch.key,
+            "argv": launch.argv,
+            "control_pid": pid,
+            "control_started": _started_ticks(pid),
+        }
+        new = self._folder / f"{NEW}{pid}-{threading.get_ident()}-{folder.name}"
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            folder.mkdir()
-        except FileExistsError:
-            return False
+            if folder.exists():
+                return False
+            new.mkdir(parents=True)
+            (new / "launch.json").write_text(json.dumps(record))
+            new.rename(folder)
         except OSError as error:
-            raise _disk_error(error, f"job '{launch.key}' was not started") from error
-        try:
-            pid = os.getpid()
-            record = {
-                "format": 1,
-                "key": launch.key,
-                "argv": launch.argv,
-                "control_pid": pid,
-                "control_started": _started_ticks(pid),
-            }
-            _write_json(folder / "launch.json", record)
-        except OSError as error:
-            shutil.rmtree(folder, ignore_errors=True)  # nothing has started, so the key is free again
+            shutil.rmtree(new, ignore_errors=True)
+            if error.errno in (errno.EEXIST, errno.ENOTEMPTY) and folder.exists():
+                return False
             raise _disk_error(error, f"job '{launch.key}' was not started") from error
         return True
 
@@ -291,10 +311,6 @@ class LocalEngine:
             **launch.env,
             MARK: str(folder),
         }
-
-    def _tell(self, message: dict[str, object]) -> None:
-        with self._sending:
-            self._alive_supervisor().send(message)
 
     def _alive_supervisor(self) -> _Supervisor:
         if self._supervisor is None or self._supervisor.is_dead:
@@ -330,7 +346,9 @@ class LocalEngine:
 class _Supervisor:
     """Our end of the supervisor process: starts it, sends to it, and hears it in a thread."""
 
-    def __init__(self, heard: Callable[[dict[str, object]], None], died: Callable[[], None]) -> None:
+    def __init__(
+        self, heard: Callable[[dict[str, object]], None], died: Callable[[_Supervisor], None]
+    ) -> None:
         ours, theirs = socket.socketpair()
         with theirs:
             command = [sys.executable, "-I", "-S", str(SUPERVISOR), str(theirs.fileno()), str(os.getpid())]
@@ -375,7 +393,7 @@ class _Supervisor:
                 self._heard(json.loads(line))
         self.is_dead = True
         self._process.wait()
-        self._died()
+        self._died(self)
 
 
 def _end_marked(folders: Collection[str]) -> set[str]:
@@ -403,6 +421,13 @@ def _marked() -> Iterator[tuple[int, str]]:
                 for setting in file.read().split(b"\0"):
                     if setting.startswith(prefix):
                         yield int(entry), os.fsdecode(setting[len(prefix) :])
+
+
+def _age_s(folder: Path) -> float:
+    try:
+        return time.time() - folder.stat().st_mtime
+    except OSError:  # somebody else has removed it
+        return 0.0
 
 
 def _is_alive(launch: Mapping[str, object]) -> bool:

@@ -115,8 +115,13 @@ class Supervisor:
                 lines.send({"grace_s": message["grace_s"]})
 
     def _start(self, spec: dict[str, object]) -> None:
-        ours, theirs = socket.socketpair()
-        pid = os.fork()
+        try:
+            ours, theirs = socket.socketpair()
+            pid = os.fork()
+        except OSError as error:  # no more processes or files: this job is lost, the others go on
+            exit_ = _exit("worker_lost", f"cannot start a process: {error.strerror}")
+            self._control.send({"event": "ended", "key": spec["key"], "exit": exit_})
+            return
         if pid == 0:
             status = 1
             try:
