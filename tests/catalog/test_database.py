@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from fourfold.catalog import faults
+from fourfold.catalog import faults, rows
 from fourfold.catalog.database import Catalog
 from fourfold.catalog.tables import project
 from fourfold.core.errors import Corrupted, OutOfSpace, Refused, Unavailable
@@ -149,3 +149,16 @@ def test_processes_that_open_a_fresh_project_at_once_all_succeed(catalog_url: st
     for process in processes:
         process.join(timeout=60)
     assert keys(Catalog.open(catalog_url)) == []
+
+
+def test_rows_whose_key_is_taken_stay_and_are_not_counted(catalog: Catalog) -> None:
+    def row(key: str, value: str) -> dict[str, object]:
+        return {"key": key, "value": value, "at_us": 1, "by": "me"}
+
+    with catalog.write() as connection:
+        assert rows.insert_new(connection, project, [row("a", "1"), row("b", "1")]) == 2
+        assert rows.insert_new(connection, project, [row("a", "2"), row("c", "2")]) == 1
+        assert rows.insert_new(connection, project, [row("a", "3")]) == 0
+        rows.put(connection, project, row("b", "4"))
+        found = connection.execute(sa.select(project.c.key, project.c.value).order_by(project.c.key))
+        assert [tuple(pair) for pair in found] == [("a", "1"), ("b", "4"), ("c", "2")]

@@ -145,8 +145,9 @@ def _role(connection: sa.Connection, name: str) -> Role:
 
 
 def _keep_an_admin(connection: sa.Connection, losing: str) -> None:
-    admins = {given.principal for given in grants(connection) if given.role is Role.admin}
-    if admins == {losing}:
+    admins = sa.select(grant_table.c.principal).where(grant_table.c.role == int(Role.admin))
+    # Locked, so that of two admins who remove each other at once the second sees the first's deed.
+    if set(connection.execute(admins.with_for_update()).scalars()) == {losing}:
         raise Refused(
             f"'{losing}' is the project's last admin",
             ways_on=["make somebody else an admin first: fourfold grant add NAME admin"],

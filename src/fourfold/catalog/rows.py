@@ -21,7 +21,8 @@ def insert_new(connection: sa.Connection, table: sa.Table, values: Sequence[Mapp
     count = 0
     for chunk in chunks(values):
         statement = _insert(connection, table).values(list(chunk)).on_conflict_do_nothing()
-        count += connection.execute(statement).rowcount
+        # Without the option SQLAlchemy forgets what psycopg counted.
+        count += connection.execute(statement.execution_options(preserve_rowcount=True)).rowcount
     return count
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
+from fourfold.catalog import rows
 from fourfold.catalog.tables import tag as table
 from fourfold.catalog.tables import tag_move
 from fourfold.core.catalog import principal
@@ -35,15 +36,16 @@ def put(
         return
     values = {"target": target, "at_us": at, "by": principal(), "why": why}
     if row is None:
-        connection.execute(table.insert().values(kind=kind, name=name, tag=tag, version=1, **values))
+        fresh = {"kind": kind, "name": name, "tag": tag, "version": 1, **values}
+        moved = rows.insert_new(connection, table, [fresh])
     else:
         moved = connection.execute(
             table.update()
             .where(here & (table.c.version == row.version))
             .values(version=row.version + 1, **values)
-        )
-        if moved.rowcount != 1:
-            raise Conflict(f"tag '{tag}' of {kind} '{name}' was moved by somebody else just now")
+        ).rowcount
+    if moved != 1:
+        raise Conflict(f"tag '{tag}' of {kind} '{name}' was moved by somebody else just now")
     connection.execute(
         tag_move.insert().values(
             kind=kind, name=name, tag=tag, source="" if row is None else row.target, **values
