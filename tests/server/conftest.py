@@ -8,12 +8,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, NewType, Protocol
+from typing import NewType, Protocol
 
 import pyarrow as pa
 import pytest
 import uvicorn
-from starlette.testclient import TestClient
 
 from fourfold.adapters.remote import Remote
 from fourfold.core.catalog import Identity, principal
@@ -23,6 +22,8 @@ from fourfold.server.app import Access, Bounds, Mounted, build_app
 from fourfold.server.guard import Guard
 from fourfold.server.identity import Bearers
 from fourfold.server.pages import About
+
+from .client import Client
 
 OWNER = "ff_owner-token-for-tests-0123456789abcdef"
 Name = NewType("Name", str)
@@ -225,15 +226,8 @@ class Served:
     garden: RealGarden
     audited: list[tuple[str, str, int]]
 
-    def client(self, token: str = OWNER, **options: Any) -> TestClient:
-        headers = {"Authorization": f"Bearer {token}"} if token else {}
-        return TestClient(
-            self.app,
-            base_url=options.pop("base_url", "http://localhost:4040"),
-            headers=headers,
-            raise_server_exceptions=False,
-            **options,
-        )
+    def client(self, token: str = OWNER) -> Client:
+        return Client(self.app, {"Authorization": f"Bearer {token}"} if token else {})
 
 
 def serve(*, body_bytes: int = 100_000) -> Served:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -54,10 +55,9 @@ CALLS: dict[str, Callable[[Garden], Any]] = {
 
 
 @pytest.fixture(params=["tcp", "unix"])
-def garden(request: pytest.FixtureRequest, listening: Listening) -> Garden:
-    url = listening.url if request.param == "tcp" else listening.unix_url
-    made: Garden = Remote(url, OWNER).service("garden", Garden)
-    return made
+def garden(request: pytest.FixtureRequest, listening: Listening) -> Iterator[Garden]:
+    with closing(Remote(listening.url if request.param == "tcp" else listening.unix_url, OWNER)) as remote:
+        yield remote.service("garden", Garden)
 
 
 def test_every_call_gives_the_same_embedded_and_remote(garden: Garden) -> None:
@@ -109,18 +109,31 @@ def test_arguments_that_cannot_be_sent_are_refused_before_sending(garden: Garden
 
 
 def test_a_wrong_token_says_so(listening: Listening) -> None:
-    with pytest.raises(Unauthenticated, match="not one of this project's"):
-        Remote(listening.url, "nonsense").service("garden", Garden).leaves()
+    with (
+        closing(Remote(listening.url, "nonsense")) as remote,
+        pytest.raises(Unauthenticated, match="not one of this project's"),
+    ):
+        remote.service("garden", Garden).leaves()
 
 
 def test_connections_are_kept_and_used_again(listening: Listening) -> None:
-    remote = Remote(listening.url, OWNER)
-    garden = remote.service("garden", Garden)
-    garden.leaves()
-    (first,) = remote._idle
-    garden.leaves()
-    garden.lake(rows=10)
-    assert remote._idle == [first]
+    with closing(Remote(listening.url, OWNER)) as remote:
+        garden = remote.service("garden", Garden)
+        garden.leaves()
+        (first,) = remote._idle
+        garden.leaves()
+        garden.lake(rows=10)
+        garden.spring(batches=3).read_all()
+        assert remote._idle == [first]
+
+
+def test_a_stream_that_nobody_reads_to_its_end_leaves_no_connection(listening: Listening) -> None:
+    with closing(Remote(listening.url, OWNER)) as remote:
+        reader = remote.service("garden", Garden).spring(batches=100)
+        next(iter(reader))
+        del reader
+        assert remote._idle == []
+        assert remote.service("garden", Garden).veins("oak") == 3
 
 
 def test_nobody_at_the_address_is_unavailable_with_a_way_on() -> None:

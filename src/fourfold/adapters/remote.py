@@ -106,7 +106,7 @@ class Remote:
                 data = response.read()
                 done()
                 raise _error(response.status, data, route)
-            return _result(route, response, done)
+            return _result(route, response, done, connection.close)
         except TimeoutError as error:
             connection.close()
             raise TimedOut(
@@ -312,14 +312,20 @@ class _Pieces:
 # What comes back
 
 
-def _result(route: Route, response: http.client.HTTPResponse, done: Callable[[], None]) -> Any:
+def _result(
+    route: Route,
+    response: http.client.HTTPResponse,
+    done: Callable[[], None],
+    give_up: Callable[[], None],
+) -> Any:
     shape = route.shape
     if shape.result_form.is_arrow:
         import pyarrow as pa
 
         reader = pa.ipc.open_stream(_Body(response, route))
         if shape.result_form is Form.batches:
-            return reader  # it holds the connection, which closes with it
+            rest = _batches(reader, response, done, give_up)
+            return pa.RecordBatchReader.from_batches(reader.schema, rest)
         table = reader.read_all()
         response.read()  # what follows the end marker: nothing, but the connection must be at rest
         done()
@@ -333,6 +339,19 @@ def _result(route: Route, response: http.client.HTTPResponse, done: Callable[[],
             return data
         case _:
             return wire.decode(data, shape.result, what=f"the answer of {route.name}")
+
+
+def _batches(
+    reader: Any, response: http.client.HTTPResponse, done: Callable[[], None], give_up: Callable[[], None]
+) -> Iterator[Any]:
+    """The batches; the connection is kept after the last, and closed if nobody wants them all."""
+    try:
+        yield from reader
+        response.read()
+    except BaseException:
+        give_up()
+        raise
+    done()
 
 
 class _Body:
