@@ -69,12 +69,12 @@ def test_the_python_and_the_platform_change_it() -> None:
     assert len(found) == 4
 
 
-NAMES = st.from_regex(r"[a-z][a-z0-9]{0,8}", fullmatch=True)
+NAMES = st.text("abyz0189", min_size=1, max_size=8).map(lambda name: f"n{name}")
 PACKAGES = st.builds(
     Package,
     NAMES,
-    st.from_regex(r"[0-9]\.[0-9]{1,2}(rc1)?", fullmatch=True),
-    st.lists(st.from_regex(r"sha256:[0-9a-f]{8}", fullmatch=True), max_size=3, unique=True).map(
+    st.sampled_from(["1.0", "1.10", "2.0rc1", "1!3.0+local"]),
+    st.sets(st.sampled_from([f"sha256:{digit * 8}" for digit in "0af"])).map(
         lambda hashes: tuple(sorted(hashes))
     ),
     st.sampled_from(["", "python_version < '3.12'", "sys_platform == 'win32' and os_name == 'nt'"]),
@@ -174,10 +174,13 @@ def test_the_projects_lock_is_the_one_set_else_found_else_captured(tmp_path: Pat
     (tmp_path / "requirements.txt").write_text("numpy>=2\n")
     assert Environments(home).present().origin == "captured"  # a loose list is no lock
     (tmp_path / "requirements.txt").write_text("click==8.5.1\n")
+    assert Environments(home).present().origin == "captured"  # nor is one without hashes
+    (tmp_path / "requirements.txt").write_text("click==8.5.1 --hash=sha256:aa\n")
     found = Environments(home)
     assert found.present().origin == "requirements"
-    (tmp_path / "requirements.txt").write_text("click==8.5.0\n")
-    assert found.present().environment == identify_lock("click==8.5.0\n")  # it is read again when it changes
+    changed = "click==8.5.0 --hash=sha256:aa\n"
+    (tmp_path / "requirements.txt").write_text(changed)
+    assert found.present().environment == identify_lock(changed)  # it is read again when it changes
     (tmp_path / "my.lock").write_text(LOCK)
     assert Environments(home, lock="my.lock").present().origin == "lock"
     with pytest.raises(NotFound, match=r"environment\.lock"):
@@ -185,6 +188,10 @@ def test_the_projects_lock_is_the_one_set_else_found_else_captured(tmp_path: Pat
     (tmp_path / "my.lock").write_text("numpy>=2\n")
     with pytest.raises(Refused, match=r"my\.lock line 1"):
         Environments(home, lock="my.lock").present()
+    (tmp_path / "my.lock").write_text("click==8.5.1 --hash=sha256:aa\nnumpy==2.4.6\nscipy==1.17.0\n")
+    with pytest.raises(Refused, match=r"my\.lock has no hash for numpy==2\.4\.6 and 1 more") as refused:
+        Environments(home, lock="my.lock").present()
+    assert "--generate-hashes" in str(refused.value)
 
 
 def test_the_packages_of_modules_are_found_with_what_they_require() -> None:
@@ -259,7 +266,7 @@ def test_an_environment_is_built_once_whoever_asks(tmp_path: Path) -> None:
 def test_a_lock_that_cannot_be_built_names_the_package_and_leaves_nothing(tmp_path: Path) -> None:
     here = Environments(tmp_path / ".fourfold")
     version = installed()["click"].package.version
-    for lock in ("click==0.0.99\n", f"click=={version} --hash=sha256:{'0' * 64}\n"):
+    for lock in (f"click==0.0.99 --hash=sha256:{'0' * 64}\n", f"click=={version} --hash=sha256:{'0' * 64}\n"):
         with pytest.raises(FourfoldError, match=r"click==[\d.]+ cannot be installed"):
             here.build(identify_lock(lock))
     assert all(name.endswith(".lock") for name in os.listdir(tmp_path / ".fourfold" / "envs"))
@@ -267,7 +274,7 @@ def test_a_lock_that_cannot_be_built_names_the_package_and_leaves_nothing(tmp_pa
 
 def test_a_build_that_is_not_what_was_captured_is_refused(tmp_path: Path) -> None:
     version = installed()["click"].package.version
-    with pytest.raises(Corrupted, match="click .* has other files"):
+    with pytest.raises(Corrupted, match=r"click .* has other files"):
         Environments(tmp_path / ".fourfold").build(
             identify_lock(f"click=={version} --hash=record-sha256:{'0' * 64}\n")
         )
@@ -283,6 +290,77 @@ def test_what_an_interrupted_build_left_is_removed(tmp_path: Path) -> None:
     assert {name for name in os.listdir(envs) if not name.endswith(".lock")} == {environment.identity}
 
 
+def test_what_has_no_hash_is_not_built(tmp_path: Path) -> None:
+    with pytest.raises(Refused, match=r"has no hash for click==0\.0\.99"):
+        Environments(tmp_path / ".fourfold").build(identify_lock("click==0.0.99\n"))
+    assert not (tmp_path / ".fourfold").exists()
+
+
+KILLED_BUILDER = """
+import sys, time
+from pathlib import Path
+from fourfold.foundation.compute import environments as module
+environment = module.identify_lock(sys.argv[2])
+def verify(*_):
+    print("installed", flush=True)
+    time.sleep(600)
+module._verify = verify
+module.Environments(Path(sys.argv[1])).build(environment)
+"""
+
+
+def test_a_builder_killed_just_before_the_end_leaves_nothing_that_is_used(tmp_path: Path) -> None:
+    home = tmp_path / ".fourfold"
+    lock = write_lock(small())
+    environment = identify_lock(lock)
+    builder = subprocess.Popen(
+        [sys.executable, "-c", KILLED_BUILDER, str(home), lock], stdout=subprocess.PIPE, text=True
+    )
+    assert builder.stdout is not None
+    assert builder.stdout.readline() == "installed\n"
+    builder.kill()
+    builder.communicate()
+    left = {name for name in os.listdir(home / "envs") if not name.endswith(".lock")}
+    assert environment.identity not in left
+    assert len(left) == 1
+    python = Environments(home).build(environment)
+    subprocess.run([python, "-c", "import click"], check=True, cwd="/")
+    assert {name for name in os.listdir(home / "envs") if not name.endswith(".lock")} == {
+        environment.identity
+    }
+
+
+ORPHANING_BUILDER = """
+import sys, uv
+from pathlib import Path
+from fourfold.foundation.compute import environments as module
+uv.find_uv_bin = lambda: sys.argv[2]
+module.Environments(Path(sys.argv[1])).build(module.identify_lock(""))
+"""
+
+
+def test_the_next_builder_waits_for_the_installer_of_one_that_was_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home, told, gate, fake = (tmp_path / name for name in (".fourfold", "told", "gate", "uv"))
+    os.mkfifo(told)
+    os.mkfifo(gate)
+    fake.write_text(f"#!/bin/sh\necho started > {told}\nread word < {gate}\n")
+    fake.chmod(0o755)
+    builder = subprocess.Popen([sys.executable, "-c", ORPHANING_BUILDER, str(home), str(fake)])
+    assert told.read_text() == "started\n"
+    builder.kill()
+    builder.wait()
+    began = threading.Event()
+    monkeypatch.setattr(Environments, "_build", lambda *_: began.set())
+    thread = threading.Thread(target=Environments(home).build, args=[identify_lock("")])
+    thread.start()
+    assert not began.wait(0.1)
+    gate.write_text("end\n")
+    assert began.wait(20)
+    thread.join()
+
+
 def test_an_environment_of_another_platform_is_refused(tmp_path: Path) -> None:
     other = identify(python=this_python(), platform="plan9-mips", packages=())
     with pytest.raises(Refused, match="plan9-mips"):
@@ -295,15 +373,15 @@ def test_a_builder_that_fails_in_the_offline_try_asks_the_network(
     tries: list[bool] = []
     real = module._uv
 
-    def uv(command: list[str], packages: object) -> None:
+    def uv(command: list[str], packages: object, *, held: int) -> None:
         if "install" in command:
             tries.append("--offline" in command)
             raise (
                 FourfoldError("not in the cache") if "--offline" in command else Refused("no network either")
             )
-        real(command, ())
+        real(command, (), held=held)
 
     monkeypatch.setattr(module, "_uv", uv)
     with pytest.raises(Refused, match="no network either"):
-        Environments(tmp_path / ".fourfold").build(identify_lock("click==8.5.1\n"))
+        Environments(tmp_path / ".fourfold").build(identify_lock("click==8.5.1 --hash=sha256:aa\n"))
     assert tries == [True, False]

@@ -35,11 +35,18 @@ from fourfold.core.errors import (
     TimedOut,
     Unavailable,
 )
-from fourfold.foundation.compute.installed import OURSELVES, Installed, closure, installed, read_installed
-from fourfold.foundation.compute.locks import RECORD_HASH, applicable, parse_lock, write_lock
+from fourfold.foundation.compute.installed import Installed, closure, installed, read_installed
+from fourfold.foundation.compute.locks import (
+    OURSELVES,
+    RECORD_HASH,
+    applicable,
+    demand_hashes,
+    parse_lock,
+    write_lock,
+)
 
 FOUND_LOCKS = ("requirements.lock", "requirements.txt")
-"""Looked for beside the project, in this order; one that does not pin everything is passed over."""
+"""Looked for beside the project, in this order; one that lacks a pin or a hash is passed over."""
 BUILD_WITHIN_S = 1800.0
 
 
@@ -143,11 +150,12 @@ class Environments:
                 f"environment {environment.identity} is for {environment.platform}, not {this_platform()}",
                 ways_on=["run it where that platform is, or lock it again for this one"],
             )
-        with self._alone(environment.identity):
+        demand_hashes(applicable(environment), what=f"environment {environment.identity}")
+        with self._alone(environment.identity) as held:
             if (folder / "environment.json").exists():
                 return python
             try:
-                self._build(environment, folder)
+                self._build(environment, folder, held)
             except OSError as error:
                 if error.errno == 28:
                     raise OutOfSpace(
@@ -174,6 +182,7 @@ class Environments:
             try:
                 text = _read_lock(path)
                 environment = identify_lock(path)
+                demand_hashes(environment.packages, what=path.name)
                 return Locked(environment, text, "lock" if self._setting else "requirements")
             except Refused:
                 if self._setting:
@@ -184,13 +193,14 @@ class Environments:
         return Locked(environment, write_lock(environment.packages, note=note), "captured")
 
     @contextmanager
-    def _alone(self, identity: str) -> Iterator[None]:
+    def _alone(self, identity: str) -> Iterator[int]:
+        """Hold the lock of an environment; gives the file that holds it."""
         self._folder.mkdir(parents=True, exist_ok=True)
         with open(self._folder / f"{identity}.lock", "w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)  # released when the file closes, also by a crash
-            yield
+            yield file.fileno()
 
-    def _build(self, environment: Environment, folder: Path) -> None:
+    def _build(self, environment: Environment, folder: Path, held: int) -> None:
         packages = applicable(environment)
         fetched = [package for package in packages if not _is_ourselves(package)]
         for stale in self._folder.glob(f".{environment.identity}-*"):
@@ -201,9 +211,10 @@ class Environments:
             _uv(
                 ["venv", "--quiet", "--relocatable", "--allow-existing", "--python", wanted, str(new)],
                 packages,
+                held=held,
             )
             if fetched:
-                _install(new, fetched)
+                _install(new, fetched, held=held)
             site = next(new.glob("lib/python*/site-packages"))
             if not (site / OURSELVES).exists():
                 (site / OURSELVES).symlink_to(Path(__file__).resolve().parents[2], target_is_directory=True)
@@ -257,7 +268,7 @@ def _verify(packages: list[Package], here: dict[str, Installed]) -> None:
         )
 
 
-def _install(venv: Path, packages: list[Package]) -> None:
+def _install(venv: Path, packages: list[Package], *, held: int) -> None:
     """Install exactly these packages, from the cache first; hashes are demanded where all are known."""
     known = [Package(p.name, p.version, tuple(h for h in p.hashes if _record(p) != h)) for p in packages]
     requirements = venv / "requirements.txt"
@@ -266,18 +277,24 @@ def _install(venv: Path, packages: list[Package]) -> None:
     command += ["--require-hashes"] if all(package.hashes for package in known) else []
     command += ["-r", str(requirements)]
     try:
-        _uv([*command, "--offline"], packages)
+        _uv([*command, "--offline"], packages, held=held)
     except FourfoldError:
-        _uv(command, packages)  # something is not in the cache
+        _uv(command, packages, held=held)  # something is not in the cache
 
 
-def _uv(command: list[str], packages: Iterable[Package]) -> None:
+def _uv(command: list[str], packages: Iterable[Package], *, held: int) -> None:
+    """Run uv, which holds the lock too: when we are killed, the next builder waits until uv has ended."""
     from uv import find_uv_bin
 
     environ = {k: v for k, v in os.environ.items() if k not in ("VIRTUAL_ENV", "PYTHONHOME", "PYTHONPATH")}
     try:
         done = subprocess.run(
-            [find_uv_bin(), *command], capture_output=True, text=True, timeout=BUILD_WITHIN_S, env=environ
+            [find_uv_bin(), *command],
+            capture_output=True,
+            text=True,
+            timeout=BUILD_WITHIN_S,
+            env=environ,
+            pass_fds=[held],
         )
     except subprocess.TimeoutExpired as error:
         raise TimedOut(f"building an environment took longer than {BUILD_WITHIN_S:g} s") from error

@@ -19,9 +19,8 @@ from pathlib import Path
 
 from fourfold.core.environment import Package, canonical_name
 from fourfold.core.errors import NotFound, did_you_mean
-from fourfold.foundation.compute.locks import RECORD_HASH, evaluate, marker_names
+from fourfold.foundation.compute.locks import OURSELVES, RECORD_HASH, evaluate, marker_names
 
-OURSELVES = "fourfold"
 NOT_MODULES = (".dist-info", ".data", ".libs", ".pth")
 
 

@@ -9,11 +9,13 @@ import os
 import platform
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from fourfold.core.environment import Environment, Package, canonical_marker, canonical_name
 from fourfold.core.errors import Refused
 
+OURSELVES = "fourfold"
+"""Never fetched nor hashed: a built environment gets a link to the package that builds it."""
 RECORD_HASH = "record-sha256:"
 """Our own kind of hash: of the files that an installed package says it has (see `installed.py`)."""
 
@@ -59,6 +61,26 @@ def parse_lock(text: str, *, what: str = "the lock") -> tuple[Package, ...]:
         name, version = canonical_name(pinned["name"]), pinned["version"]
         packages.append(Package(name, version, hashes, canonical_marker(marker)))
     return tuple(packages)
+
+
+def demand_hashes(packages: Iterable[Package], *, what: str) -> None:
+    """Refuse pins without a hash: the same version may hold other files tomorrow.
+
+    >>> demand_hashes([Package("numpy", "2.4.6")], what="requirements.lock")
+    Traceback (most recent call last):
+    ...
+    fourfold.core.errors.Refused: requirements.lock has no hash for numpy==2.4.6
+      without one, another file of that version could be installed
+      write a lock: uv pip compile --universal --generate-hashes requirements.in -o requirements.lock
+    """
+    bare = [f"{each.name}=={each.version}" for each in packages if not each.hashes and each.name != OURSELVES]
+    if bare:
+        more = f" and {len(bare) - 1} more" if len(bare) > 1 else ""
+        raise Refused(
+            f"{what} has no hash for {bare[0]}{more}",
+            ways_on=["without one, another file of that version could be installed", WAY_ON],
+            packages=bare,
+        )
 
 
 def write_lock(packages: tuple[Package, ...], *, note: str = "") -> str:
