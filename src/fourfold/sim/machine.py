@@ -1,0 +1,435 @@
+"""The machine that the loop cannot see into: an engine, its worker processes, and what they say.
+
+Words travel in order for each peer, as on a socket, but take their time; those under way when a process
+dies may be lost, and a word may come twice, or long after its sender is gone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+from fourfold.core.flows import BODY, CallKey, CallState, Stored
+from fourfold.core.jobs import Exit, ExitKind, UnitCapacity
+from fourfold.core.ports.control import Arrival, Gone, Joined, Message, WorkerSpec
+from fourfold.core.times import Instant
+from fourfold.core.wire import plain
+from fourfold.resources.flows import values
+from fourfold.sim import programs
+from fourfold.sim.ledger import Ledger, Task
+from fourfold.sim.programs import Await, Call, Choose, Names, Think
+from fourfold.sim.world import Crash, Violation, World
+
+Header = dict[str, Any]
+Post = Callable[[int, Arrival], None]
+Pause = float | Callable[[], bool]
+"""What a body waits for: some seconds, or something to come true."""
+
+UNITS = (UnitCapacity("large", 4, 8 * programs.GIB), UnitCapacity("small", 1, programs.GIB))
+
+
+@dataclass(eq=False, slots=True)
+class Process:
+    """One worker process."""
+
+    name: str
+    spec: WorkerSpec
+    owner: int
+    """Which of the loop's lives it was started in; it is connected to no other."""
+    is_joined: bool = False
+    is_alive: bool = True
+    are_words_lost: bool = False
+    task: Task | None = None
+    body: Iterator[Pause] | None = None
+    waits_for: Callable[[], bool] | None = None
+    outcomes: dict[str, tuple[bool, Stored | None]] = field(default_factory=dict)
+    ahead: list[values.Frame] = field(default_factory=list)
+    said: tuple[Header, list[bytes]] | None = None
+
+
+class Machine:
+    """Starts processes, carries words, and lets things go wrong."""
+
+    units = UNITS
+
+    def __init__(self, world: World, ledger: Ledger, post: Post) -> None:
+        self.world = world
+        self.ledger = ledger
+        self._post = post
+        self.processes: dict[str, Process] = {}
+        self.clients: dict[str, Callable[[Header], None]] = {}
+        self._lanes: dict[str, Instant] = {}
+        self._started: set[str] = set()
+
+    # The engine
+
+    def submit(self, name: str, spec: WorkerSpec, owner: int) -> None:
+        """Start a worker; a name that was submitted before is not started again."""
+        if name in self._started:
+            return
+        self._started.add(name)
+        if self.world.fault("launch fails"):
+            gone = Gone(name, Exit(ExitKind.worker_lost, "it could not be started"))
+            self.world.later(0.2, lambda: self._post(owner, gone))
+            return
+        self._start(Process(name, spec, owner))
+
+    def _start(self, process: Process) -> None:
+        self.processes[process.name] = process
+        wait_s = 40.0 if self.world.fault("launch is slow") else self.world.chance.uniform(0.05, 0.4)
+        if self.world.fault("worker dies as it starts"):
+            self.world.later(
+                wait_s / 2, lambda: self.end(process, Exit(ExitKind.worker_lost, "it fell over"))
+            )
+        self.world.later(wait_s, lambda: self._join(process))
+
+    def _join(self, process: Process) -> None:
+        if process.is_alive:
+            process.is_joined = True
+            self._say_arrival(process, Joined(process.name))
+
+    def stop(self, name: str, grace_s: float) -> None:
+        """End a process within the grace."""
+        process = self.processes.get(name)
+        if process is not None:
+            wait_s = self.world.chance.uniform(0, grace_s)
+            self.world.later(wait_s, lambda: self.end(process, Exit(ExitKind.cancelled, "it was stopped")))
+
+    def end(self, process: Process, ended: Exit, *, are_words_lost: bool = False) -> None:
+        """The process ends; the loop hears of it after all that it said, or after what was not lost."""
+        if not process.is_alive:
+            return
+        self.world.note("worker", f"{process.name} ends: {ended.reason}")
+        process.is_alive = False
+        process.are_words_lost = are_words_lost
+        self.processes.pop(process.name, None)
+        self._rest(process)
+        self._say_arrival(process, Gone(process.name, ended))
+        if self.world.fault("word comes late") and process.said is not None:
+            late = Message(process.name, *process.said)
+            self.world.later(30.0, lambda: self._post(process.owner, late))
+
+    def reap(self) -> None:
+        """End everything that is left of an earlier owner."""
+        for process in list(self.processes.values()):
+            self.end(process, Exit(ExitKind.worker_lost, "its owner is gone"))
+
+    def owner_died(self) -> None:
+        """Workers see their connection close, each in its own time."""
+        for process in list(self.processes.values()):
+            wait_s = self.world.chance.uniform(0, 3)
+            self.world.later(wait_s, lambda each=process: self.end(each, Exit(ExitKind.worker_lost, "alone")))  # type: ignore[misc]
+
+    def all_die(self) -> None:
+        """The engine falls over, and takes its workers along."""
+        for process in list(self.processes.values()):
+            self.end(process, Exit(ExitKind.worker_lost, "the engine crashed"), are_words_lost=True)
+
+    # Words
+
+    def send(self, owner: int, peer: str, header: Header, parts: Sequence[bytes]) -> None:
+        """A frame from the loop."""
+        if (client := self.clients.get(peer)) is not None:
+            self._travel(f"to {peer}", lambda: client(header))
+            return
+        process = self.processes.get(peer)
+        if process is None or process.owner != owner or not process.is_joined:
+            return
+        held = list(parts)
+        self._travel(f"to {peer}", lambda: self._hear(process, header, held))
+
+    def ask(self, owner: int, client: str, header: Header) -> None:
+        """A frame from a client."""
+        self._travel(f"from {client}", lambda: self._post(owner, Message(client, header)))
+
+    def _say(self, process: Process, header: Header, parts: list[bytes]) -> None:
+        assert process.task is not None
+        run, key, n = process.task
+        header = {"run": run, "n": n, "key": key, **header}
+        process.said = (header, parts)
+        self._say_arrival(process, Message(process.name, header, parts))
+        if self.world.fault("word comes twice"):
+            self._say_arrival(process, Message(process.name, header, parts))
+
+    def _say_arrival(self, process: Process, arrival: Arrival) -> None:
+        def arrive() -> None:
+            if isinstance(arrival, Gone) or not process.are_words_lost:
+                self._post(process.owner, arrival)
+
+        self._travel(f"from {process.name}", arrive)
+
+    def _travel(self, lane: str, arrive: Callable[[], None]) -> None:
+        earliest = self._lanes.get(lane, self.world.now)
+        at = Instant(self.world.now + round(self.world.chance.expovariate(200) * 1e6))
+        self._lanes[lane] = self.world.at(max(at, earliest), arrive)
+
+    # Work
+
+    def _hear(self, process: Process, header: Header, parts: list[bytes]) -> None:
+        if not process.is_alive:
+            return
+        match header["type"]:
+            case "exit":
+                self.end(process, Exit(ExitKind.ok, "it was told to"))
+            case "ahead":
+                process.ahead += values.ahead_items(header, parts)
+            case "task":
+                self._begin(process, header, parts)
+            case "settled" if process.body is not None:
+                process.outcomes[header["key"]] = _outcome(header, parts)
+                if process.waits_for is not None and process.waits_for():
+                    self._go_on(process)
+            case "refused" if process.body is not None:
+                if header.get("is_stale"):
+                    self.end(process, Exit(ExitKind.failed, "it was replaced", 1))
+                elif self.ledger.runs[process.task[0]].state.is_open:  # type: ignore[index]
+                    raise Violation(f"the body of {process.task} was refused: {header['reason']}")
+            case _:
+                pass
+
+    def _begin(self, process: Process, header: Header, parts: list[bytes]) -> None:
+        task = (header["run"], CallKey(header["key"]), header["n"])
+        attempt = self.ledger.attempts.get(task)
+        unit = attempt.unit if attempt is not None else ""
+        self.ledger.begins(process.name, task, unit, process.spec.resources)
+        self.world.note("worker", f"{process.name} begins {task[0]}/{task[1]}@{task[2]}")
+        process.task = task
+        self._say(process, {"type": "began"}, [])
+        ahead, process.ahead = process.ahead, []
+        if header["kind"] == "body":
+            process.outcomes = {}
+            process.body = self._body(process, header, ahead)
+            if self.world.fault("worker dies at work"):
+                self._dies_within(process, 20.0)
+            self._go_on(process)
+        else:
+            self._step(process, header, parts, ahead)
+
+    def _rest(self, process: Process) -> None:
+        self.ledger.rests(process.name)
+        process.task = process.body = process.waits_for = None
+
+    def _done(self, process: Process, answer: Header, parts: list[bytes]) -> None:
+        if self.world.fault("worker dies when done"):
+            self.end(process, Exit(ExitKind.worker_lost, "killed"), are_words_lost=True)
+            return
+        self._say(process, answer, parts)
+        self._rest(process)
+
+    def _dies_within(self, process: Process, seconds: float) -> None:
+        task = process.task
+        kind = self.world.chance.choice((ExitKind.worker_lost, ExitKind.preempted))
+        lost = self.world.chance.random() < 0.5
+
+        def die() -> None:
+            if process.task == task:
+                self.end(process, Exit(kind, "killed"), are_words_lost=lost)
+
+        self.world.later(self.world.chance.uniform(0, seconds), die)
+
+    def _step(self, process: Process, header: Header, parts: list[bytes], ahead: list[values.Frame]) -> None:
+        task = process.task
+        given = values.from_wire(header["arguments"], parts)
+        inputs = [values.from_wire(*each) for each in ahead]
+        if given is None or None in inputs:
+            raise Violation(f"{task} was sent without its inputs")
+        call = flow_of(self.ledger, header["run"]).calls[_INDEX[given.digest]]
+        chance = self.world.chance
+        takes_s = chance.choice((0.0, 0.05, 1.0, 10.0)) * chance.random()
+        if self.world.fault("worker dies at work"):
+            self._dies_within(process, takes_s)
+        trouble = chance.choice(_TROUBLES) if chance.random() < call.trouble else ""
+
+        def over() -> None:
+            if process.task != task or not process.is_alive:
+                return
+            match trouble:
+                case "":
+                    out: list[bytes] = []
+                    made = programs.step_result(
+                        header["name"], given, [each for each in inputs if each is not None]
+                    )
+                    self._done(process, {"type": "finished", "result": values.to_wire(made, out)}, out)
+                case "dies":
+                    self.end(process, Exit(ExitKind.out_of_memory, "out of memory"))
+                case "hangs" if call.policy.timeout_s is not None:
+                    pass  # the loop must end it
+                case _:
+                    is_permanent = trouble == "permanent"
+                    self._done(process, _failed("RuntimeError", "trouble", is_permanent=is_permanent), [])
+
+        self.world.later(takes_s, over)
+
+    # Bodies
+
+    def _go_on(self, process: Process) -> None:
+        """Let a body compute until it waits."""
+        task, body = process.task, process.body
+        assert body is not None
+        process.waits_for = None
+        for pause in body:
+            if isinstance(pause, float):
+                self.world.later(pause, lambda: self._go_on(process) if process.task == task else None)
+                return
+            if not pause():
+                process.waits_for = pause
+                return
+            if not process.is_alive:
+                return
+
+    def _body(self, process: Process, header: Header, ahead: list[values.Frame]) -> Iterator[Pause]:
+        """A flow's body, as its process sees it: calls, waits, effects; on record or anew."""
+        flow = flow_of(self.ledger, header["run"])
+        records = {record["key"]: (record, parts) for record, parts in ahead}
+        names, told = Names(), []
+        outcomes = process.outcomes
+        observed: set[CallKey] = set()
+
+        def is_there(key: CallKey) -> Callable[[], bool]:
+            return lambda: key in outcomes
+
+        for op in flow.ops:
+            match op:
+                case Call():
+                    name = programs.call_name(op, names.choices, lambda key: _answer(outcomes[key]))
+                    key = names.next(name)
+                    deps = [names.calls[dep] for dep in op.deps]
+                    given = programs.arguments(len(names.calls))
+                    names.calls.append(key)
+                    observed.update(deps)
+                    if (record := records.get(key)) is not None:
+                        if record[0]["deps"] != deps or record[0]["arguments_digest"] != given.digest:
+                            raise Violation(f"{header['run']}/{key} is on record with another call's inputs")
+                        outcomes[key] = _outcome(*record)
+                        continue
+                    out: list[bytes] = []
+                    wire = values.to_wire(given, out)
+                    self._say(process, _call(key, name, op, deps, wire), out)
+                case Await(index, is_caught):
+                    key = names.calls[index]
+                    observed.add(key)
+                    yield is_there(key)
+                    if not outcomes[key][0] and not is_caught:
+                        self._done(process, _failed("StepFailed", key), [])
+                        return
+                case Choose(name):
+                    key = names.next(name)
+                    names.choices.append(key)
+                    if (record := records.get(key)) is not None:
+                        outcomes[key] = _outcome(*record)
+                    else:
+                        self._act(process, key, name)
+                        yield is_there(key)
+                    told.append(_answer(outcomes[key]))
+                case Think(seconds):
+                    yield seconds
+        for key in names.calls:
+            yield is_there(key)
+            if not outcomes[key][0] and key not in observed:
+                self._done(process, _failed("StepFailed", key), [])
+                return
+        out = []
+        made = programs.body_result([outcomes[key][1] for key in names.calls], told)
+        self._done(process, {"type": "finished", "result": values.to_wire(made, out)}, out)
+
+    def _act(self, process: Process, key: CallKey, name: str) -> None:
+        """An effect: the world answers differently each time, so only the record can make it repeat."""
+        assert process.task is not None
+        self.ledger.acts(process.task[0], key)
+        answer = self.world.chance.choice((b"left", b"right"))
+        given, out = programs.value("nothing"), list[bytes]()
+        result = Stored(answer.hex(), len(answer), answer)
+        header = {
+            "type": "effect",
+            "key": key,
+            "name": name,
+            "line": 1,
+            "arguments": {"digest": given.digest, "size_bytes": given.size_bytes},
+            "result": values.to_wire(result, out),
+        }
+        self._say(process, header, out)
+
+
+class Hands:
+    """The loop's control in one of its lives. A dead owner's hands do nothing; a replaced one's must not."""
+
+    def __init__(self, machine: Machine, owner: int, is_current: Callable[[int], bool]) -> None:
+        self._machine = machine
+        self._owner = owner
+        self._is_current = is_current
+
+    def units(self) -> Sequence[UnitCapacity]:
+        return self._machine.units
+
+    def launch(self, worker: str, spec: WorkerSpec) -> None:
+        self._check(f"launches {worker}")
+        self._machine.submit(worker, spec, self._owner)
+        if self._machine.world.fault("word comes twice"):
+            self._machine.submit(worker, spec, self._owner)
+        self._may_die()
+
+    def send(self, peer: str, header: Header, parts: Sequence[bytes] = ()) -> None:
+        if header["type"] == "task":
+            self._check(f"sends {header['run']}/{header['key']}@{header['n']} to {peer}")
+        self._machine.send(self._owner, peer, header, parts)
+        self._may_die()
+
+    def stop(self, worker: str, *, grace_s: float) -> None:
+        self._check(f"stops {worker}")
+        self._machine.stop(worker, grace_s)
+        self._may_die()
+
+    def _check(self, what: str) -> None:
+        self._machine.world.note(f"owner {self._owner}", what)
+        if not self._is_current(self._owner):
+            raise Violation(f"owner {self._owner} {what}, although another has taken over")
+
+    def _may_die(self) -> None:
+        if self._machine.world.fault("owner dies while it acts"):
+            raise Crash
+
+
+_TROUBLES = ("raises", "raises", "permanent", "hangs", "dies")
+_INDEX = {programs.arguments(index).digest: index for index in range(64)}
+"""Which call of its program a step's arguments name."""
+
+_program = lru_cache(maxsize=1024)(programs.program)
+
+
+def flow_of(ledger: Ledger, run: str) -> programs.Program:
+    """The program that a run carries out."""
+    return _program(int(ledger.runs[run].params["seed"]))
+
+
+def _call(key: CallKey, name: str, op: Call, deps: list[CallKey], given: Header | None) -> Header:
+    return {
+        "type": "call",
+        "key": key,
+        "name": name,
+        "policy": plain(op.policy),
+        "module": "simulated",
+        "qualname": name,
+        "line": 1,
+        "deps": deps,
+        "arguments": given,
+    }
+
+
+def _failed(kind: str, message: str, *, is_permanent: bool = False) -> Header:
+    failure = {"kind": "failed", "type": kind, "message": message, "is_permanent": is_permanent}
+    return {"type": "failed", "failure": failure}
+
+
+def _outcome(header: Header, parts: Sequence[bytes]) -> tuple[bool, Stored | None]:
+    return CallState(header["state"]).is_good, values.from_wire(header.get("result"), parts)
+
+
+def _answer(outcome: tuple[bool, Stored | None]) -> str:
+    assert outcome[1] is not None
+    assert outcome[1].inline is not None
+    return outcome[1].inline.decode()
+
+
+__all__ = ["BODY", "UNITS", "Hands", "Machine", "Process", "flow_of"]
