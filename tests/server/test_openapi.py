@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from typing import Any
 
@@ -12,6 +13,7 @@ from fourfold.core.routes import PREFIX, Place, routes
 from fourfold.server.openapi import document
 
 from .conftest import Served
+from .openapi_31 import OPENAPI_31
 from .test_doors import all_service_protocols
 
 
@@ -29,19 +31,17 @@ def references(value: Any) -> set[str]:
 
 
 def test_the_document_has_what_openapi_asks_for(spec: dict[str, Any]) -> None:
-    assert spec["openapi"] == "3.1.0"
-    assert set(spec["info"]) >= {"title", "version"}
+    Draft202012Validator.check_schema(OPENAPI_31)
+    Draft202012Validator(OPENAPI_31).validate(spec)
     ids = [operation["operationId"] for path in spec["paths"].values() for operation in path.values()]
     assert len(ids) == len(set(ids))
     for path, operations in spec["paths"].items():
-        for verb, operation in operations.items():
-            assert verb in {"get", "post", "put", "patch", "delete"}
+        for operation in operations.values():
             in_path = {p["name"] for p in operation["parameters"] if p["in"] == "path"}
             assert in_path == set(re.findall(r"{(\w+)}", path))
-            for parameter in operation["parameters"]:
-                assert ("schema" in parameter) != ("content" in parameter)
-            assert operation["responses"]
             assert operation["summary"]
+            for needed in operation.get("security", spec["security"]):
+                assert set(needed) <= set(spec["components"]["securitySchemes"])
 
 
 def test_every_reference_leads_somewhere_and_every_schema_is_one(spec: dict[str, Any]) -> None:
@@ -50,6 +50,27 @@ def test_every_reference_leads_somewhere_and_every_schema_is_one(spec: dict[str,
         assert reference.removeprefix("#/components/schemas/") in schemas
     for schema in schemas.values():
         Draft202012Validator.check_schema(schema)
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (["openapi"], "3.0.0"),
+        (["info"], {"title": "x"}),
+        (["paths", "no-slash"], {}),
+        (["paths", "/api/v1/tables", "fetch"], {}),
+        (["paths", "/api/v1/tables", "get", "responses"], {"ok": {"description": ""}}),
+        (["paths", "/api/v1/tables/{name}", "get", "parameters", 0, "required"], False),
+        (["paths", "/api/v1/tables/{name}", "get", "parameters", 0, "content"], {"a/b": {}}),
+    ],
+)
+def test_a_planted_mistake_is_seen(spec: dict[str, Any], path: list[Any], value: Any) -> None:
+    planted = copy.deepcopy(spec)
+    place: Any = planted
+    for name in path[:-1]:
+        place = place[name]
+    place[path[-1]] = value
+    assert not Draft202012Validator(OPENAPI_31).is_valid(planted)
 
 
 def test_every_declared_route_is_in_the_document(spec: dict[str, Any]) -> None:

@@ -13,6 +13,8 @@ from fourfold.cli.output import note
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
+    from fourfold.core.catalog import TokenInfo
+    from fourfold.core.times import Instant
     from fourfold.server.up import Part, Up
 
 
@@ -39,6 +41,7 @@ def command(host: str | None, port: int | None, gateway: bool, quiet: bool) -> N
             "FOURFOLD_URL names a server elsewhere, and 'up' starts one here", ways_on=["unset FOURFOLD_URL"]
         )
     project = wiring.open_project()
+    now = instant(datetime.now(UTC))
     try:
         log_to(project.home / "server.log")
         server = project.settings.server
@@ -46,16 +49,20 @@ def command(host: str | None, port: int | None, gateway: bool, quiet: bool) -> N
             project.home,
             host=host or server.host,
             port=server.port if port is None else port,
-            has_identity=bool(project.catalog.tokens()),
+            has_identity=any(_is_valid(token, now) for token in project.catalog.tokens()),
             parts=_parts(project, gateway=gateway),
             app=lambda url: _app(project, url),
-            started_at_us=instant(datetime.now(UTC)),
+            started_at_us=now,
             announce=lambda about: _announce(about, quiet=quiet),
         )
     finally:
         project.close()
     if not quiet:
         note("stopped; open runs go on with the next start")
+
+
+def _is_valid(token: TokenInfo, now: Instant) -> bool:
+    return token.revoked_at is None and (token.expires_at is None or token.expires_at > now)
 
 
 def _parts(project: Any, *, gateway: bool) -> list[Part]:
@@ -87,8 +94,8 @@ def _app(project: Any, url: str) -> ASGIApp:
         [Mounted(name, protocol, getattr(project, name)) for name, protocol in PROTOCOLS.items()],
         access=Access(
             Bearers(project.token, project.catalog.verify_token),
-            hosts=[host, *_words(getattr(settings, "hosts", ""))],
-            origins=_words(getattr(settings, "origins", "")),
+            hosts=[host, *_words(settings.hosts)],
+            origins=_words(settings.origins),
         ),
         about=About(version=__version__, project=project.settings.project, links={"API": f"{url}/api/v1"}),
         bounds=Bounds(body_bytes=settings.body_bytes),

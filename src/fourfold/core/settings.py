@@ -45,6 +45,10 @@ class ServerSettings:
     port: int = 4040
     body_bytes: int = 64 * 2**20
     """The largest request body that is not a stream."""
+    hosts: str = ""
+    """More names that this server is called by, separated by commas: those of a proxy before it."""
+    origins: str = ""
+    """Origins (`https://ui.example`) whose pages may change things here, separated by commas."""
 
 
 @dataclass(frozen=True, slots=True)

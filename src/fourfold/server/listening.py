@@ -7,6 +7,7 @@ import contextlib
 import errno
 import logging
 import logging.handlers
+import os
 import signal
 import socket
 from collections.abc import Callable, Iterator
@@ -18,6 +19,8 @@ from starlette.types import ASGIApp
 from fourfold.core.errors import Refused
 
 BACKLOG = 2048
+LISTENS = "0A"
+"""How Linux writes the state of a listening socket in /proc/net/tcp."""
 GRACE_S = 10
 """How long running requests may go on after the order to stop."""
 LOG_BYTES, LOG_FILES = 10 * 2**20, 3
@@ -34,11 +37,13 @@ def bind(host: str, port: int) -> socket.socket:
     except OSError as error:
         listener.close()
         if error.errno == errno.EADDRINUSE:
+            holder = holder_of(port)
+            by = f"by {holder}" if holder else "by a process that this user may not see"
             raise Refused(
-                f"port {port} of {host} is in use",
+                f"port {port} of {host} is in use, {by}",
                 ways_on=[
-                    f"take another: fourfold up --port {port % 65535 + 1}, or any free one: --port 0",
-                    f"see who has it: ss -ltnp 'sport = :{port}'",
+                    "take any free one: fourfold up --port 0, or set server.port in fourfold.toml",
+                    f"or end what has it (see: ss -ltnp 'sport = :{port}')",
                 ],
                 port=port,
             ) from error
@@ -52,6 +57,23 @@ def bind(host: str, port: int) -> socket.socket:
         raise
     listener.set_inheritable(False)
     return listener
+
+
+def holder_of(port: int, proc: Path = Path("/proc")) -> str:
+    """Who listens on a TCP port here, such as `process 123 (python)`; empty where that is not told."""
+    sockets = set()
+    for table in ("tcp", "tcp6"):
+        with contextlib.suppress(OSError):
+            for line in (proc / "net" / table).read_text().splitlines()[1:]:
+                cells = line.split()
+                if cells[3] == LISTENS and int(cells[1].rpartition(":")[2], 16) == port:
+                    sockets.add(f"socket:[{cells[9]}]")
+    for file in proc.glob("[0-9]*/fd/*") if sockets else ():
+        with contextlib.suppress(OSError):
+            if os.readlink(file) in sockets:
+                process = file.parent.parent
+                return f"process {process.name} ({(process / 'comm').read_text().strip()})"
+    return ""
 
 
 def url_of(listener: socket.socket) -> str:
