@@ -130,6 +130,13 @@ def test_a_refusal_names_what_is_asked_and_the_nearest_unit(request_: Resources,
     assert words in str(refusal(request_, [SMALL, LARGE, GPU], who="step 'fit'"))
 
 
+def test_a_refusal_lists_the_other_units_too() -> None:
+    said = str(refusal(Resources(cpu=Range(65)), [SMALL, LARGE, GPU], who="step 'fit'"))
+    assert "other units: gpu (8 cores, 64.0 GiB, 2 GPUs), small (2 cores, 8.0 GiB)" in said
+    many = [Offer(f"u{i}", cpu=1, memory_bytes=1 << 30) for i in range(9)]
+    assert "and 4 more" in str(refusal(Resources(cpu=Range(2)), many, who="step 'fit'"))
+
+
 def test_without_any_unit_the_refusal_says_so() -> None:
     assert "there is no unit at all" in str(refusal(Resources(), [], who="step 'fit'"))
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from fourfold.core.errors import Refused
 from fourfold.core.ports.engine import Offer, Resources
 from fourfold.core.quantities import bytes_text
+
+MOST_SHOWN = 4
 
 
 def match(request: Resources, offers: Iterable[Offer]) -> tuple[Offer, ...]:
@@ -72,13 +74,22 @@ def refusal(request: Resources, offers: Iterable[Offer], *, who: str) -> Refused
         claim = f"asks for {asked} {what}, but no unit can ever give more than {offered}"
         way_on = f"ask for less {what}" if what == "memory" else f"ask for fewer {what}"
         way_on += ", or add a larger unit"
-    gpus = f", {nearest.gpu} GPUs" if nearest.gpu else ""
-    shape = f"{nearest.cpu:g} cores, {bytes_text(nearest.memory_bytes)}{gpus}"
+    others = [f"other units: {_list(ranked[1:])}"] if len(ranked) > 1 else []
     return Refused(
         f"{who} {claim}",
-        ways_on=[f"nearest unit: {nearest.unit} ({shape})", way_on],
+        ways_on=[f"nearest unit: {_list([nearest])}", *others, way_on],
         asked=asked,
         offered=offered,
         what=what,
         nearest=nearest.unit,
     )
+
+
+def _list(offers: Sequence[Offer]) -> str:
+    shown = [
+        f"{each.unit} ({each.cpu:g} cores, {bytes_text(each.memory_bytes)}"
+        + (f", {each.gpu} GPUs)" if each.gpu else ")")
+        for each in offers[:MOST_SHOWN]
+    ]
+    more = [f"and {len(offers) - MOST_SHOWN} more"] if len(offers) > MOST_SHOWN else []
+    return ", ".join([*shown, *more])

@@ -17,6 +17,8 @@ from fourfold.core.times import Instant, seconds_between
 PATIENCE_S = 60.0
 HEADS = 64
 """So many of those that wait are looked at; the others wait their turn."""
+MOST_SHOWN = 4
+"""So many units are named in a reason."""
 
 _ROUNDING = 1e-9
 
@@ -94,7 +96,12 @@ def place(
 
 
 def never_fits(units: Sequence[UnitCapacity], resources: Resources) -> str:
-    """Why no unit can ever meet the request, or nothing when one can."""
+    """Why no unit can ever meet the request, and what units there are; nothing when one can.
+
+    >>> from fourfold.core.quantities import Range
+    >>> never_fits([UnitCapacity("local", 2, 8 << 30)], Resources(memory_bytes=Range(64 << 30)))
+    'asks for 1 cpu, 64.0 GiB but no unit can ever give it: local has 2 cpu, 8.0 GiB'
+    """
     need = (resources.cpu.low, resources.memory_bytes.low, resources.gpu.low)
     if any(
         unit.cpu + _ROUNDING >= need[0] and unit.memory_bytes >= need[1] and unit.gpu >= need[2]
@@ -103,9 +110,13 @@ def never_fits(units: Sequence[UnitCapacity], resources: Resources) -> str:
         return ""
     if not units:
         return f"asks for {_words(need)} but there is no unit at all"
-    largest = max(units, key=lambda unit: (unit.memory_bytes, unit.cpu, unit.name))
-    have = _words((largest.cpu, largest.memory_bytes, float(largest.gpu)))
-    return f"asks for {_words(need)} but no unit can ever give it (largest: {largest.name} with {have})"
+    largest = sorted(units, key=lambda unit: (-unit.memory_bytes, -unit.cpu, unit.name))
+    shown = [
+        f"{unit.name} has {_words((unit.cpu, unit.memory_bytes, float(unit.gpu)))}"
+        for unit in largest[:MOST_SHOWN]
+    ]
+    more = [f"and {len(units) - MOST_SHOWN} more"] if len(units) > MOST_SHOWN else []
+    return f"asks for {_words(need)} but no unit can ever give it: {'; '.join([*shown, *more])}"
 
 
 def _words(need: tuple[float, float, float]) -> str:
@@ -121,7 +132,7 @@ def _why_not(
     units: Sequence[UnitCapacity], free: dict[str, list[float]], need: tuple[float, float, float]
 ) -> str:
     shown = []
-    for unit in units[:4]:
+    for unit in units[:MOST_SHOWN]:
         cpu, memory, gpu = (max(0.0, amount) for amount in free[unit.name])
         shown.append(f"{unit.name} has {_words((cpu, memory, gpu))} free")
     return f"needs {_words(need)}; {'; '.join(shown) or 'there is no unit'}"

@@ -1,0 +1,119 @@
+"""Placement: never over capacity, by turn, and nobody waits for ever behind smaller work."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fourfold.core.decide.place import (
+    HEADS,
+    PATIENCE_S,
+    Hold,
+    Lease,
+    Start,
+    Waiting,
+    never_fits,
+    place,
+)
+from fourfold.core.jobs import Resources, UnitCapacity
+from fourfold.core.quantities import Range
+from fourfold.core.times import SECOND_US, Instant
+
+SMALL = UnitCapacity("small", 2, 8 << 30)
+GPU = UnitCapacity("gpu", 8, 64 << 30, 2)
+NOW = Instant(1000 * SECOND_US)
+
+
+def asks(cpu: float = 1, memory_gib: float = 0, gpu: float = 0) -> Resources:
+    return Resources(cpu=Range(cpu), memory_bytes=Range(memory_gib * 2**30), gpu=Range(gpu))
+
+
+def waits(
+    holder: str, resources: Resources | None = None, *, since_s: float = 999, priority: int = 0
+) -> Waiting:
+    return Waiting(holder, resources or asks(), Instant(round(since_s * SECOND_US)), priority)
+
+
+REQUESTS = st.builds(
+    asks, st.sampled_from([0.5, 1, 2, 8]), st.sampled_from([0, 4, 60]), st.sampled_from([0, 0, 1])
+)
+WAITING = st.lists(st.tuples(REQUESTS, st.integers(900, 1000), st.integers(0, 2)), max_size=20).map(
+    lambda rows: [waits(f"w{i}", r, since_s=s, priority=p) for i, (r, s, p) in enumerate(rows)]
+)
+
+
+@given(WAITING, st.randoms(use_true_random=False))
+def test_no_unit_is_ever_given_more_than_it_has(waiting: list[Waiting], chance) -> None:  # type: ignore[no-untyped-def]
+    decisions = place([SMALL, GPU], [], waiting, NOW)
+    held: defaultdict[str, list[float]] = defaultdict(lambda: [0, 0, 0])
+    for each in decisions:
+        if isinstance(each, Start):
+            for index, amount in enumerate((each.lease.cpu, each.lease.memory_bytes, each.lease.gpu)):
+                held[each.lease.unit][index] += amount
+    for unit in (SMALL, GPU):
+        cpu, memory, gpu = held[unit.name]
+        assert cpu <= unit.cpu
+        assert memory <= unit.memory_bytes
+        assert gpu <= unit.gpu
+    assert [each.holder for each in decisions] == [
+        work.holder for work in sorted(waiting, key=lambda w: (-w.priority, w.ready_at, w.holder))
+    ]
+    chance.shuffle(waiting)
+    assert place([SMALL, GPU], [], waiting, NOW) == decisions  # the order of the list means nothing
+
+
+@given(WAITING)
+def test_what_is_held_is_taken_off_and_the_reason_says_what_is_free(waiting: list[Waiting]) -> None:
+    full = [Lease("x", "small", 2, 8 << 30), Lease("y", "gpu", 8, 64 << 30, 2)]
+    decisions = place([SMALL, GPU], full, waiting, NOW)
+    assert all(isinstance(each, Hold) and each.reason for each in decisions)
+
+
+def test_work_is_taken_by_priority_then_by_who_waits_longest() -> None:
+    order = place(
+        [GPU], [], [waits("b", since_s=2), waits("c", since_s=9, priority=1), waits("a", since_s=3)], NOW
+    )
+    assert [each.holder for each in order] == ["c", "b", "a"]
+
+
+def test_smaller_work_passes_until_the_one_passed_over_has_waited_long() -> None:
+    lease = Lease("x", "small", 1.5, 0)
+    large, little = asks(2), asks(0.5)
+    fresh = place([SMALL], [lease], [waits("large", large), waits("little", little)], NOW)
+    assert isinstance(fresh[1], Start)
+    assert isinstance(fresh[0], Hold)
+    assert fresh[0].reason == "needs 2 cpu; small has 0.5 cpu, 8.0 GiB free"
+    long_ago = 1000 - PATIENCE_S
+    held = place([SMALL], [lease], [waits("large", large, since_s=long_ago), waits("little", little)], NOW)
+    assert isinstance(held[1], Hold)
+    assert held[1].reason == "the next free unit is kept for large, which waits longest"
+
+
+def test_only_the_heads_of_a_long_queue_are_looked_at() -> None:
+    assert len(place([SMALL], [], [waits(f"w{i}") for i in range(3 * HEADS)], NOW)) == HEADS
+
+
+def test_a_lease_of_a_unit_that_is_gone_holds_nothing() -> None:
+    (decision,) = place([SMALL], [Lease("x", "sold", 99, 0)], [waits("a", asks(2))], NOW)
+    assert isinstance(decision, Start)
+    assert (decision.lease.unit, decision.reason) == ("small", "2 cpu free on small")
+
+
+def test_what_never_fits_is_told_with_the_units_there_are() -> None:
+    assert never_fits([SMALL, GPU], asks(8, 64, 2)) == ""
+    assert never_fits([SMALL, GPU], asks(9)) == (
+        "asks for 9 cpu but no unit can ever give it: "
+        "gpu has 8 cpu, 64.0 GiB, 2 gpu; small has 2 cpu, 8.0 GiB"
+    )
+    assert never_fits([SMALL], asks(1, 9)) != ""
+    assert never_fits([], asks()) == "asks for 1 cpu but there is no unit at all"
+    many = [UnitCapacity(f"u{i}", 1, 0) for i in range(9)]
+    assert never_fits(many, asks(2)).endswith("u3 has 1 cpu; and 5 more")
+
+
+@given(REQUESTS)
+def test_what_can_fit_starts_on_empty_units_and_what_cannot_never_does(request_: Resources) -> None:
+    (decision,) = place([SMALL, GPU], [], [waits("a", request_)], NOW)
+    assert isinstance(decision, Start) is (never_fits([SMALL, GPU], request_) == "")
