@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import pyarrow as pa
@@ -10,7 +11,7 @@ import pyarrow as pa
 from fourfold.catalog.database import Catalog
 from fourfold.core import context
 from fourfold.core.catalog import principal
-from fourfold.core.errors import NotFound, Refused, did_you_mean
+from fourfold.core.errors import NotFound, OutOfSpace, Refused, Unavailable, did_you_mean
 from fourfold.core.ports.blobs import BlobStore, Digest
 from fourfold.core.ports.clock import Clock
 from fourfold.core.ports.tables import Commit, Mark, Snapshot, TableStore
@@ -25,7 +26,7 @@ class Storage:
     """Fulfils `core.services.storage.Storage` over a catalog, a blob store and a table store.
 
     The table store's log is the truth. A row about a version is written to the catalog after it; where a
-    crash came between, the next call that looks at the table fills the row in.
+    crash or a full disk came between, the next call that looks at the table fills the row in.
     """
 
     def __init__(self, catalog: Catalog, blobs: BlobStore, tables: TableStore, clock: Clock) -> None:
@@ -75,12 +76,13 @@ class Storage:
 
     def _record(self, name: str, commit: Commit) -> TableVersion:
         """Fill the catalog in up to this commit, and report the write."""
-        known = self._records.known(name)
-        newest = known.newest if known is not None else -1
-        if commit.version > newest + 1:
-            self._fill_in(name, newest)
-        elif commit.version == newest + 1:
-            self._records.add(name, [commit])
+        with suppress(OutOfSpace, Unavailable):  # the write is done; the next look fills its row in
+            known = self._records.known(name)
+            newest = known.newest if known is not None else -1
+            if commit.version > newest + 1:
+                self._fill_in(name, newest)
+            elif commit.version == newest + 1:
+                self._records.add(name, [commit])
         version = _version(name, commit)
         context.record_write(version.ref)
         return version
@@ -226,6 +228,8 @@ class Storage:
             return self._blobs.put_file(path)
         except (FileNotFoundError, IsADirectoryError) as error:
             raise NotFound(f"{path} is not a file", ways_on=["name one file"], path=str(path)) from error
+        except PermissionError as error:
+            raise Refused(f"{path} may not be read", ways_on=["check its mode"], path=str(path)) from error
 
     def materialize(self, digest: Digest, path: Path, *, executable: bool = False) -> None:
         self._blobs.materialize(digest, path, executable=executable)

@@ -1,0 +1,48 @@
+"""Storage as a step sees it, and the small tables that these tests write."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import date
+
+import pyarrow as pa
+
+from fourfold.core.context import Executing, Ref
+from fourfold.foundation.storage.service import Storage
+
+DAY_1, DAY_2 = date(2013, 1, 1), date(2013, 1, 2)
+
+
+@dataclass
+class Attempt:
+    """An attempt of a step: keeps what was reported to it, and gives keys as a runner does."""
+
+    number: int = 1
+    call: str = "build"
+    reads: list[Ref] = field(default_factory=list)
+    writes: list[Ref] = field(default_factory=list)
+    written: int = 0
+
+    @property
+    def executing(self) -> Executing:
+        return Executing("run_1", self.call, self.number, code="c", environment="e", user="ada")
+
+    def record_read(self, ref: Ref) -> None:
+        self.reads.append(ref)
+
+    def record_write(self, ref: Ref) -> None:
+        self.writes.append(ref)
+
+    def write_key(self) -> str:
+        self.written += 1
+        return f"run_1/{self.call}/{self.written}"
+
+
+def rows(*numbers: int, day: date = DAY_1) -> pa.Table:
+    """A small table: `n` as given, `day` the same in all rows."""
+    return pa.table({"n": pa.array(numbers, pa.int64()), "day": pa.array([day] * len(numbers), pa.date32())})
+
+
+def numbers(storage: Storage, name: str = "t", **pin: object) -> list[int]:
+    """The sorted `n` of a table's rows."""
+    return sorted(storage.read(name, columns=("n",), **pin)["n"].to_pylist())  # type: ignore[arg-type]
