@@ -13,6 +13,7 @@ from fourfold.core.context import Executing, Ref
 from fourfold.core.errors import FourfoldError, Refused
 from fourfold.core.flows import Stored
 from fourfold.core.frames import Header
+from fourfold.core.ports.blobs import BlobStore
 from fourfold.resources.flows import body as bodies
 from fourfold.resources.flows import codec, values
 from fourfold.resources.flows.api import Step
@@ -32,11 +33,11 @@ class DurableBody:
         connection: Connection,
         executing: Executing,
         records: Iterable[tuple[Header, list[bytes]]],
-        blobs: Callable[[], values.Bytes],
+        blobs: Callable[[], BlobStore],
     ) -> None:
         self._connection = connection
         self._executing = executing
-        self._open_blobs = blobs
+        self._blobs = blobs
         self._keys = bodies.Keys()
         self._records = {header["key"]: (header, parts) for header, parts in records}
         self._outcomes: dict[str, Outcome] = {}
@@ -50,22 +51,10 @@ class DurableBody:
     def ambient(self) -> BodyAmbient:
         return self._ambient
 
-    def _store(self, data: bytes) -> Stored:
-        """Keep a value of the body's own doing: no effect of the flow, so outside of its journal."""
-        with bodies.running(None):
-            return values.store(data, self._open_blobs)
-
-    def _load(self, stored: Stored | None) -> Any:
-        if stored is None:
-            return None
-        with bodies.running(None):
-            data = values.fetch(stored, self._open_blobs)
-        return codec.decode(data)
-
     def call(self, step: Step, args: tuple[Any, ...], kwargs: Mapping[str, Any], key: str) -> Future:
         future = Future(self, self._keys.next(step.name, key), step.name)
         called = bodies.encode_call(step, args, kwargs, future.key)
-        arguments = self._store(called.arguments)
+        arguments = values.store(called.arguments, self._blobs)
         self._futures[future.key] = future
         if (record := self._records.pop(future.key, None)) is not None:
             self._compare(record[0], future.key, step.name, arguments, called.deps, called.line)
@@ -134,7 +123,7 @@ class DurableBody:
         with self._ambient.effect(key) as touched:
             try:
                 data = codec.encode(perform(), what=f"the answer of {name}")
-                message["result"] = values.to_wire(self._store(data), parts)
+                message["result"] = values.to_wire(values.store(data, self._blobs), parts)
             except Exception as caught:
                 error = caught
                 message["failure"] = failure_of(caught, key, parts)
@@ -206,7 +195,7 @@ class DurableBody:
                 told = values.from_wire(failure.get("error"), parts) if failure else None
                 self._outcomes[key] = bodies.outcome_of(
                     header["state"],
-                    load=lambda: self._load(result),
+                    load=lambda: None if result is None else codec.decode(values.fetch(result, self._blobs)),
                     failure=failure,
                     key=key,
                     error=told.inline if told else None,

@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import resource
 import time
+from collections.abc import Callable
 
 
 class Meter:
@@ -22,7 +23,7 @@ class Meter:
     >>> meter.start()
     >>> usage = meter.stop()
     >>> sorted(usage)  # doctest: +NORMALIZE_WHITESPACE
-    ['cpu_s', 'memory_peak_bytes', 'memory_peak_is_exact', 'read_bytes', 'wall_s', 'written_bytes']
+    ['cpu_s', 'flops', 'memory_peak_bytes', 'memory_peak_is_exact', 'read_bytes', 'wall_s', 'written_bytes']
 
     `stop` gives the fields of `core.ports.engine.Usage` as a plain dictionary:
 
@@ -31,9 +32,12 @@ class Meter:
       (`memory_peak_is_exact`); elsewhere the highest since the process began, which may be too much.
     - `read_bytes`, `written_bytes`: by system calls (files, pipes and sockets, cached or not), children
       waited for included; `None` where the system does not tell.
+    - `flops`: floating point operations that the attempt counted itself; `None` where it counted none.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, counted: Callable[[], float] = lambda: 0.0) -> None:
+        """`counted` gives the operations counted so far in this process; it only grows."""
+        self._counted = counted
         self._pid = -1
         self._clear = self._status = self._io = -1
         self._open()
@@ -44,6 +48,7 @@ class Meter:
             self._open()  # after a fork, the files opened before are the parent's
         self._is_exact = self._reset_peak()
         self._read, self._written = self._bytes()
+        self._flops = self._counted()
         self._cpu_s = _cpu_s()
         self._wall_s = time.perf_counter()
 
@@ -60,6 +65,7 @@ class Meter:
             "memory_peak_is_exact": peak is not None,
             "read_bytes": None if read is None or self._read is None else read - self._read,
             "written_bytes": None if written is None or self._written is None else written - self._written,
+            "flops": (self._counted() - self._flops) or None,
         }
 
     def close(self) -> None:

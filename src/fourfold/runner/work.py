@@ -12,7 +12,9 @@ from typing import Any
 from fourfold.core import context
 from fourfold.core.context import Executing, Ref
 from fourfold.core.frames import Header
+from fourfold.core.ports.blobs import BlobStore
 from fourfold.core.times import Instant
+from fourfold.foundation.compute.counting import counted_flops
 from fourfold.resources.flows import body as bodies
 from fourfold.resources.flows import calls, codec, values
 from fourfold.resources.flows.api import Flow, Step
@@ -46,7 +48,7 @@ class Worker:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._meter = Meter()
+        self._meter = Meter(counted_flops)
         self._code = ""
         self._functions: dict[tuple[str, str], Callable[..., Any]] = {}
         self._null = os.open(os.devnull, os.O_WRONLY)
@@ -82,7 +84,7 @@ class Worker:
                 else:
                     ambient = StepAmbient(executing)
                     value = self._step(task, parts, ahead, ambient)
-                stored = values.store(value, _storage)
+                stored = values.store(value, _blobs)
                 answer |= {"type": "finished", "result": values.to_wire(stored, out)}
                 if ambient is not None:
                     answer |= {"reads": refs_out(ambient.reads), "writes": refs_out(ambient.writes)}
@@ -101,8 +103,8 @@ class Worker:
         self, task: Header, parts: list[bytes], ahead: list[values.Frame], ambient: StepAmbient
     ) -> bytes:
         function = self._function(task["module"], task["qualname"])
-        inputs = [codec.decode(values.fetch(_stored(*each), _storage)) for each in ahead]
-        arguments = values.fetch(_stored(task["arguments"], parts), _storage)
+        inputs = [codec.decode(values.fetch(_stored(*each), _blobs)) for each in ahead]
+        arguments = values.fetch(_stored(task["arguments"], parts), _blobs)
         args, kwargs = codec.decode(arguments, inputs=inputs)
         with context.within(ambient):
             value = function(*args, **kwargs)
@@ -114,7 +116,7 @@ class Worker:
         module = importlib.import_module(task["module"])
         flow = getattr(module, task["qualname"])
         assert isinstance(flow, Flow), "a run is made from a flow"
-        body = DurableBody(self._connection, executing, ahead, _storage)
+        body = DurableBody(self._connection, executing, ahead, _blobs)
         arguments = params.read(flow, task["params"], at=Instant(task["at"]))
         with bodies.running(body), context.within(body.ambient):
             try:
@@ -182,8 +184,11 @@ class Worker:
             os.close(target)
 
 
-def _storage() -> values.Bytes:
-    return context.services().storage
+def _blobs() -> BlobStore:
+    """Where large values are, without the services above it: opening those takes a second."""
+    from fourfold.wiring import open_project
+
+    return open_project().blobs
 
 
 def _stored(wire: Header, parts: list[bytes]) -> Any:

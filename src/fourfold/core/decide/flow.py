@@ -335,8 +335,7 @@ def _call_made(state: Slice, event: CallMade, now: Instant) -> tuple[Slice, tupl
     call = replace(call, state=CallState.blocked, deps_left=len(left), reason=_waits_for(left))
     state = replace(state, run=run)
     if bad:
-        call = replace(_move(call, Move.input_failed, f"its input {bad[0]} failed"), ended_at=now)
-        return _with(state, call), (Tell(call.key),)
+        return _input_failed(state, call, state.calls[bad[0]], now)
     if left:
         return _with(state, call), ()
     return _make_ready(state, call, Move.unblock, now)
@@ -370,8 +369,8 @@ def _refusal(state: Slice, call: StepCall, body_attempt: int) -> Refuse | None:
     if known.arguments.digest != call.arguments.digest or known.deps != call.deps or known.name != call.name:
         return Refuse(
             call.key,
-            f"line {call.line}: {call.name} was called with other arguments than on record for {call.key} "
-            f"(then at line {known.line}); a flow must make the same calls when it is run again: use "
+            f"line {call.line}: {call.name} is called with other arguments than on record for {call.key} "
+            f"(made at line {known.line} before); a flow must make the same calls when it is run again: use "
             "ff.now() and ff.random() instead of the clock and chance, and read changing things in steps",
         )
     return None
@@ -382,13 +381,21 @@ def _input_settled(state: Slice, event: InputSettled, now: Instant) -> tuple[Sli
     if call.state is not CallState.blocked:
         return state, ()
     if _is_bad(dep):
-        call = replace(_move(call, Move.input_failed, f"its input {dep.key} {dep.state}"), ended_at=now)
-        return _with(state, call), (Tell(call.key),)
+        return _input_failed(state, call, dep, now)
     left = call.deps_left - call.deps.count(dep.key)
     call = replace(call, deps_left=left, reason=f"waits for {left} of its {len(call.deps)} inputs")
     if left > 0:
         return _with(state, call), ()
     return _make_ready(state, call, Move.unblock, now)
+
+
+def _input_failed(
+    state: Slice, call: StepCall, dep: StepCall, now: Instant
+) -> tuple[Slice, tuple[Command, ...]]:
+    """The failure of an input is the failure of whoever waits for it; it still names the call it began in."""
+    how = "was cancelled" if dep.state is CallState.cancelled else "failed"
+    call = _move(call, Move.input_failed, f"its input {dep.key} {how}")
+    return _with(state, replace(call, failure=dep.failure, ended_at=now)), (Tell(call.key),)
 
 
 def _cache_answer(state: Slice, event: CacheAnswer, now: Instant) -> tuple[Slice, tuple[Command, ...]]:

@@ -10,9 +10,9 @@ import inspect
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import update_wrapper
+from types import CodeType, FunctionType, ModuleType
 from typing import Any, overload
 
-from fourfold.core import context
 from fourfold.core.errors import Refused, did_you_mean
 from fourfold.core.flows import Backoff, FlowRun, Policy
 from fourfold.core.jobs import Resources
@@ -344,17 +344,32 @@ def _backoff(value: float | str) -> Backoff:
 
 
 def known_steps(flow: Flow) -> Mapping[str, Step]:
-    """The steps that a flow's code names: those in its module and those its function mentions."""
-    found: dict[str, Step] = {}
-    for value in flow.function.__globals__.values():
-        if isinstance(value, Step):
-            found[value.name] = value
-    if flow.on_failure is not None:
-        found[flow.on_failure.name] = flow.on_failure
+    """The steps that a flow's code names, itself or through functions of its own module."""
+    found: dict[str, Step] = {} if flow.on_failure is None else {flow.on_failure.name: flow.on_failure}
+    waiting, seen = [flow.function], set[Callable[..., Any]]()
+    while waiting:
+        function = waiting.pop()
+        seen.add(function)
+        names = frozenset(_names(function.__code__))
+        for name in names:
+            value = function.__globals__.get(name)
+            values = [value]
+            if isinstance(value, ModuleType):
+                values = [getattr(value, attribute, None) for attribute in names]
+            for value in values:
+                if isinstance(value, Step):
+                    found[value.name] = value
+                inner = value.function if isinstance(value, Flow) else value
+                if not isinstance(inner, FunctionType) or inner in seen:
+                    continue
+                if inner.__globals__ is function.__globals__:
+                    waiting.append(inner)
     return found
 
 
-def current_user() -> str:
-    """Who runs this, as far as the context knows."""
-    here = context.ambient()
-    return here.executing.user if here is not None else ""
+def _names(code: CodeType) -> Iterator[str]:
+    """The names of globals and attributes that a function's code mentions."""
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _names(constant)

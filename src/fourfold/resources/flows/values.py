@@ -3,34 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from fourfold.core.errors import Corrupted
 from fourfold.core.flows import INLINE_BYTES, Stored
+from fourfold.core.ports.blobs import BlobStore, Digest
 from fourfold.resources.flows import codec
 
 Frame = tuple[dict[str, Any], list[bytes]]
 """A header and its binary parts."""
 
 
-class Bytes(Protocol):
-    """What of a blob store is needed here; the storage service has it too."""
-
-    def put_blob(self, data: bytes) -> Any: ...
-
-    def get_blob(self, digest: Any) -> bytes: ...
-
-
-def store(data: bytes, blobs: Callable[[], Bytes]) -> Stored:
+def store(data: bytes, blobs: Callable[[], BlobStore]) -> Stored:
     """Keep encoded bytes: within the value itself when small, else as a blob."""
     if len(data) <= INLINE_BYTES:
         return Stored(codec.digest(data), len(data), data)
-    return Stored(str(blobs().put_blob(data)), len(data))
+    return Stored(str(blobs().put(data)), len(data))
 
 
-def fetch(stored: Stored, blobs: Callable[[], Bytes]) -> bytes:
+def fetch(stored: Stored, blobs: Callable[[], BlobStore]) -> bytes:
     """The encoded bytes of a stored value."""
-    return stored.inline if stored.inline is not None else blobs().get_blob(stored.digest)
+    return stored.inline if stored.inline is not None else blobs().get(Digest(stored.digest))
 
 
 def to_wire(stored: Stored | None, parts: list[bytes]) -> dict[str, Any] | None:
