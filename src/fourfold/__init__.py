@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from fourfold.core.models import ModelVersion as ModelVersion
     from fourfold.core.services import Services
     from fourfold.core.storage import TableVersion as TableVersion
+    from fourfold.foundation.compute.counting import count_flops as count_flops
     from fourfold.foundation.storage.api import Table as Table
     from fourfold.foundation.storage.api import table as table
     from fourfold.mlplatform.features import api as features
@@ -49,6 +50,7 @@ _ROOMS: dict[str, tuple[str, ...]] = {
     "fourfold.core.errors": ("FourfoldError",),
     "fourfold.core.models": ("ModelVersion",),
     "fourfold.core.storage": ("TableVersion",),
+    "fourfold.foundation.compute.counting": ("count_flops",),
     "fourfold.foundation.storage.api": ("Table", "table"),
     "fourfold.mlplatform.hosting.api": ("deploy", "endpoint", "predict_table"),
     "fourfold.mlplatform.models.api": ("model", "run", "runs"),

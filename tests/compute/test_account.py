@@ -18,7 +18,7 @@ from fourfold.core.compute import (
     Unit,
     usd_text,
 )
-from fourfold.core.decide.account import account, cost_nanousd, totals, unit_share
+from fourfold.core.decide.account import ROUNDING, account, cost_nanousd, totals, unit_share
 from fourfold.core.decide.match import match, refusal, shortfalls
 from fourfold.core.ports.engine import Exit, ExitKind, Offer, Resources, Usage
 from fourfold.core.quantities import Range
@@ -73,7 +73,9 @@ def test_the_share_is_the_largest_held_and_at_most_all(cpu: float, memory: int, 
     ("usage", "held", "bound", "words"),
     [
         (Usage(10, 9.9), Held(1), Bound.cpu, "The processor bounds it: 9.9e-01 of 1 core busy"),
-        (Usage(10, 20), Held(1), Bound.cpu, "kept 2 cores busy but held 1 core. Ask for 2 cores."),
+        (Usage(10, 20), Held(1), Bound.cpu, "kept 2.00 cores busy but held 1 core. Ask for 2 cores."),
+        (Usage(10, 11), Held(1), Bound.cpu, "It kept 1.10 cores busy but held 1 core."),
+        (Usage(10, 20, memory_peak_bytes=95), Held(1, 100), Bound.memory, "kept 2.00 cores busy but held 1"),
         (Usage(10, 9), Held(4), Bound.one_core, "Ask for 1 core"),
         (Usage(10, 0.5, read_bytes=10 << 30), Held(1), Bound.waiting, "it moved 1.0 GiB/s"),
         (Usage(10, 5, memory_peak_bytes=95), Held(1, 100), Bound.memory, "Memory is tight: 95 B of 100 B"),
@@ -94,7 +96,34 @@ def test_arithmetic_is_judged_against_the_measured_peak() -> None:
     usage = Usage(10, 20, flops=0.5e12)
     found = account(usage, held=Held(cpu=2), unit=UNIT, measurement=measured)
     assert found.flops_utilisation == pytest.approx(0.5)  # 50 of the 100 GFLOP/s that two of four cores give
-    assert account(usage, held=Held(cpu=2), unit=UNIT).flops_utilisation is None
+    assert "reached 50% of the measured peak" in found.sentence
+    unknown = account(usage, held=Held(cpu=2), unit=UNIT)
+    assert unknown.flops_utilisation is None
+    assert "the unit's peak is unknown: fourfold unit bench" in unknown.sentence
+    uncounted = account(Usage(10, 20), held=Held(cpu=2), unit=UNIT, measurement=measured)
+    assert uncounted.flops_utilisation is None
+    assert "peak" not in uncounted.sentence
+
+
+NOTHING = st.just(0.0)
+
+
+@given(
+    NOTHING | st.floats(1e-6, 1e6),
+    st.floats(0, 1e7),
+    NOTHING | st.floats(0.01, 8),
+    st.floats(0, 1e15),
+)
+def test_no_utilisation_above_one_is_passed_over_in_silence(
+    wall_s: float, cpu_s: float, cpu: float, flops: float
+) -> None:
+    peak = Figure(FigureName.fp32_all, 200.0, "GFLOP/s", 190, 210, 5)
+    measured = Measurement("b", "local", "f", Instant(0), 1.0, False, (peak,), {}, 0.0)
+    found = account(Usage(wall_s, cpu_s, flops=flops), held=Held(cpu), unit=UNIT, measurement=measured)
+    if found.utilisation is not None and found.utilisation > ROUNDING:
+        assert "busy but held" in found.sentence or "Too short to tell" in found.sentence
+    if found.flops_utilisation is not None and found.flops_utilisation > 1:
+        assert "the measurement is wrong" in found.sentence
 
 
 def test_money_is_shown_with_the_digits_it_has() -> None:

@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from fourfold.core import wire
-from fourfold.core.ports.engine import Usage
+from fourfold.core.errors import Refused
+from fourfold.core.jobs import Usage
+from fourfold.foundation.compute.counting import count_flops, counted_flops
 from fourfold.runner import meter as module
 from fourfold.runner.meter import Meter
 
@@ -74,6 +76,20 @@ def test_after_a_fork_the_child_measures_itself() -> None:
     os.waitpid(pid, 0)
     large, small = (int(word) for word in os.read(told, 64).split())
     assert large - small > 48 << 20
+
+
+def test_operations_that_an_attempt_counts_are_its_own() -> None:
+    meter = Meter(counted_flops)
+    count_flops(1e6)
+    meter.start()
+    assert meter.stop()["flops"] is None
+    meter.start()
+    count_flops(2e9)
+    count_flops(1e9)
+    assert wire.convert(meter.stop(), Usage).flops == 3e9
+    for wrong in (-1, float("nan")):
+        with pytest.raises(Refused, match="a number of operations"):
+            count_flops(wrong)
 
 
 def test_where_the_system_tells_less_the_meter_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,6 +21,8 @@ from fourfold.core.times import duration_text
 
 TOO_SHORT_S = 0.02
 """Below this, clock ticks and start-up are most of what was measured."""
+ROUNDING = 1.02
+"""Up to this, a utilisation above one is the rounding of two clocks; beyond it, the sentence says so."""
 BUSY = 0.8
 """From this utilisation on, the processors are what bounds a job."""
 
@@ -49,15 +51,16 @@ def account(
     if usage.cpu_s is not None and usage.wall_s > 0 and cores_held > 0:
         utilisation = usage.cpu_s / (usage.wall_s * cores_held)
     bound, sentence = _bound(usage, held, utilisation)
+    flops_utilisation = _flops_utilisation(usage, held, unit, measurement)
     return Account(
         utilisation=utilisation,
-        flops_utilisation=_flops_utilisation(usage, held, unit, measurement),
+        flops_utilisation=flops_utilisation,
         memory_utilisation=_memory_utilisation(usage, held),
         price_usd_per_hour=price_usd_per_hour,
         unit_share=share,
         cost_nanousd=cost_nanousd(usage.wall_s, share=share, price_usd_per_hour=price_usd_per_hour),
         bound=bound,
-        sentence=sentence,
+        sentence=" ".join(filter(None, (sentence, _arithmetic(usage, flops_utilisation)))),
     )
 
 
@@ -105,6 +108,20 @@ def _flops_utilisation(usage: Usage, held: Held, unit: Unit, measurement: Measur
     return usage.flops / (usage.wall_s * peak * 1e9 * min(1.0, held.cpu / unit.cores))
 
 
+def _arithmetic(usage: Usage, utilisation: float | None) -> str:
+    """What the operations counted amount to; nothing where none were."""
+    if usage.flops is None:
+        return ""
+    if utilisation is None:
+        return "Its operations were counted, but the unit's peak is unknown: fourfold unit bench."
+    if utilisation > 1:
+        return (
+            f"It counted {utilisation:.0%} of the measured peak of the cores it held: it used more of them, "
+            "or the count or the measurement is wrong."
+        )
+    return f"Its arithmetic reached {utilisation:.0%} of the measured peak of the cores it held."
+
+
 def _memory_utilisation(usage: Usage, held: Held) -> float | None:
     if usage.memory_peak_bytes is None or held.memory_bytes <= 0:
         return None
@@ -119,13 +136,15 @@ def _bound(usage: Usage, held: Held, utilisation: float | None) -> tuple[Bound, 
         return Bound.unknown, "What bounds it is unknown: its CPU time was not measured."
     if usage.wall_s < TOO_SHORT_S:
         return Bound.overhead, f"Too short to tell: {duration_text(usage.wall_s)}."
+    busy = utilisation * held.cpu
+    over = f"It kept {busy:.2f} cores busy but held {cores}." if utilisation > ROUNDING else ""
     memory = _memory_utilisation(usage, held)
     if memory is not None and memory >= 0.9:
         peak = bytes_text(usage.memory_peak_bytes or 0)
-        return Bound.memory, f"Memory is tight: {peak} of {bytes_text(held.memory_bytes)} held. Ask for more."
-    busy = utilisation * held.cpu
-    if utilisation > 1.25:
-        return Bound.cpu, f"It kept {busy:.2g} cores busy but held {cores}. Ask for {_whole(busy)}."
+        tight = f"Memory is tight: {peak} of {bytes_text(held.memory_bytes)} held. Ask for more."
+        return Bound.memory, f"{tight} {over}".rstrip()
+    if over:
+        return Bound.cpu, over if utilisation <= 1.25 else f"{over} Ask for {_whole(busy)}."
     if utilisation >= BUSY:
         return Bound.cpu, f"The processor bounds it: {busy:.2g} of {cores} busy."
     if held.cpu >= 1.5 and BUSY <= busy <= 1.25:
