@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from fourfold.foundation.compute.service import Compute
     from fourfold.foundation.storage.service import Storage
     from fourfold.mlplatform.features.service import FeatureStore
+    from fourfold.mlplatform.hosting.host import HostDoor
     from fourfold.mlplatform.hosting.service import HostingService
     from fourfold.mlplatform.models.service import Models
     from fourfold.resources.flows.service import FlowService
@@ -255,7 +256,7 @@ class Project:
             self.database,
             self.blobs,
             home=self.home,
-            engine=lambda: self.engine("flows"),
+            engine=self._loop_engine,
             clock=self.clock,
             new_id=new_id,
             environment=lambda: self.compute.present_environment().identity,
@@ -311,6 +312,18 @@ class Project:
                 project=self.home,
             ),
         )
+
+    @part
+    def host_door(self) -> HostDoor:
+        """Where steps ask the process that owns the loop, which outlives them, for the gateway."""
+        from fourfold.mlplatform.hosting.host import HostDoor
+
+        return HostDoor(self.home, lambda port: self.hosting.host_gateway(port=port).url)
+
+    def _loop_engine(self) -> Engine:
+        """What this process needs once it owns the project's loop."""
+        self.host_door.open()
+        return self.engine("flows")
 
     @part
     def workbench(self) -> Workbench:

@@ -47,9 +47,7 @@ def test_only_who_cannot_be_answered_in_time_is_given_up(
 
 
 @given(requests, estimates, st.integers(1, 64))
-def test_a_queue_drains_whatever_it_holds(
-    queue: list[Request], estimate: Estimate, rows_max: int
-) -> None:
+def test_a_queue_drains_whatever_it_holds(queue: list[Request], estimate: Estimate, rows_max: int) -> None:
     left, answered, given_up = list(queue), 0, 0
     while left:
         batch = next_batch(left, estimate, 0.0, rows_max=rows_max)
@@ -67,7 +65,9 @@ def test_an_estimate_is_never_negative_and_forgets(samples: list[tuple[int, floa
     assert len(estimate.samples) <= 50
 
 
-@given(st.floats(0, 0.1), st.floats(0, 1), st.lists(st.integers(1, 500), min_size=2, max_size=50, unique=True))
+@given(
+    st.floats(0, 0.1), st.floats(0, 1), st.lists(st.integers(1, 500), min_size=2, max_size=50, unique=True)
+)
 def test_an_estimate_finds_a_line(row_s: float, base_s: float, sizes: list[int]) -> None:
     estimate = _learned([(n, row_s * n + base_s) for n in sizes])
     for n in sizes:

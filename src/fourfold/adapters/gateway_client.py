@@ -32,7 +32,8 @@ class HttpGatewayClient:
             return False
         connection = http.client.HTTPConnection(parsed.hostname, parsed.port, timeout=ALIVE_S)
         try:
-            connection.request("GET", "/v2/health/live")
+            # With the token, because the port of a gateway that died may be another project's now.
+            connection.request("GET", "/control/alive", headers=self._headers)
             return connection.getresponse().status == 200
         except (OSError, http.client.HTTPException):
             return False

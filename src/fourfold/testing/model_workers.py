@@ -166,6 +166,10 @@ class FakeWorkers:
                 found[key] = JobStatus(key, Phase.running if key in self.launches else Phase.unknown)
         return found
 
+    def wait(self, keys: Collection[str], timeout_s: float) -> Mapping[str, JobStatus]:
+        del timeout_s
+        return self.status(keys)
+
     def logs(self, key: str, offset: int = 0, limit_bytes: int = 1 << 20) -> LogChunk:
         data = self.ended.get(key, "").encode()[offset : offset + limit_bytes]
         return LogChunk(data, offset + len(data), is_end=True)

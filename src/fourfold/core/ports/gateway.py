@@ -39,7 +39,7 @@ class GatewayClient(Protocol):
     """
 
     def is_alive(self, url: str) -> bool:
-        """Whether a gateway answers there."""
+        """Whether a gateway of this project answers there."""
         ...
 
     def predict(

@@ -53,6 +53,8 @@ SEEN_S = 2.0
 STALE_S = 15.0
 """A gateway that has not been seen for so long is taken for dead."""
 LOG_TAIL_BYTES = 2000
+HUNG_UP_S = 0.5
+"""How long the engine is asked how a worker ended that hung up."""
 
 KINDS: dict[Kind, pa.DataType] = {
     Kind.int: pa.int64(),
@@ -118,6 +120,7 @@ class GatewayProcess:
         async def listening(host: str, port: int) -> None:
             self.url = f"http://{host}:{port}"
             await self._claim()
+            await self._engine(self.parts.engine.reap, ())  # what a gateway that was killed left running
             loops.extend(
                 asyncio.create_task(loop)
                 for loop in (self._reconcile_on(), self._watch_on(), self._log_on(), self._seen_on())
@@ -252,6 +255,7 @@ class GatewayProcess:
             key = _job_key(deployment, generation)
             argv = (
                 home.python,
+                "-P",  # modules of the folder it starts in must not stand in for those of the library
                 "-m",
                 "fourfold.mlplatform.hosting.worker",
                 self._workers_address,
@@ -355,7 +359,8 @@ class GatewayProcess:
     async def _how_it_ended(self, key: str) -> str:
         """The engine's words for the end, with the last lines that the worker wrote."""
         try:
-            status = (await self._engine(self.parts.engine.status, [key]))[key]
+            # Its channel breaks a moment before its engine hears of its end.
+            status = (await self._engine(self.parts.engine.wait, [key], HUNG_UP_S))[key]
             said = await self._engine(self._log_tail, key)
         except FourfoldError as error:
             return f"its worker ended ({error.message})"
@@ -373,7 +378,7 @@ class GatewayProcess:
 
     def _stop_worker(self, endpoint: RunningEndpoint, behind: Behind, command: rule.Stop) -> None:
         channel, behind.channel = behind.channel, None
-        behind.lane.detach(command.reason)
+        behind.lane.detach(command.reason.partition("\n")[0])
         if channel is not None:
             channel.close()
         if command.generation:
@@ -459,6 +464,8 @@ class GatewayProcess:
                         await asyncio.to_thread(endpoint.log.write)
                     except FourfoldError as error:
                         logger.warning("the log of endpoint '%s' waits: %s", endpoint.name, error)
+                    except Exception:  # one endpoint's log must not keep the others from being written
+                        logger.exception("a defect in writing the log of endpoint '%s'", endpoint.name)
             if is_due:
                 waited_s = 0.0
 
@@ -479,8 +486,12 @@ class GatewayProcess:
         tables, now = self.parts.tables, self.parts.clock.now()
         holder = await asyncio.to_thread(tables.gateway)
         over = ""
-        if holder is not None and not await asyncio.to_thread(self.parts.client.is_alive, holder.url):
-            over = holder.id
+        if holder is not None:
+            # At our own address nobody else can be.
+            is_gone = holder.url == self.url or not await asyncio.to_thread(
+                self.parts.client.is_alive, holder.url
+            )
+            over = holder.id if is_gone else ""
         claimant = Gateway(self.id, self.url, os.getpid(), now, now)
         await asyncio.to_thread(tables.claim, claimant, stale_s=STALE_S, over=over)
 

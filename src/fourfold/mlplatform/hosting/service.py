@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from fourfold.catalog.database import Catalog
-from fourfold.catalog.ids import new_id
 from fourfold.core import context
 from fourfold.core.context import Ref
 from fourfold.core.errors import Conflict, FourfoldError, NotFound, Refused, TimedOut, Unavailable
@@ -33,11 +29,9 @@ from fourfold.core.hosting import (
 )
 from fourfold.core.models import ModelVersion, refusal
 from fourfold.core.ports.clock import Clock
-from fourfold.core.ports.engine import Engine, Launch, Resources
-from fourfold.core.ports.engine import Phase as JobPhase
+from fourfold.core.ports.engine import Engine
 from fourfold.core.ports.gateway import GatewayClient, HttpServer
 from fourfold.core.ports.model_worker import WorkerDoor
-from fourfold.core.quantities import Range
 from fourfold.core.services.features import Features
 from fourfold.core.services.models import Models
 from fourfold.core.services.storage import Storage
@@ -45,6 +39,7 @@ from fourfold.core.storage import table_name
 from fourfold.core.times import Instant
 from fourfold.mlplatform.hosting import comparing
 from fourfold.mlplatform.hosting.homes import Homes
+from fourfold.mlplatform.hosting.host import GatewayHost
 from fourfold.mlplatform.hosting.tables import HostingTables
 
 if TYPE_CHECKING:
@@ -54,8 +49,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 WAIT_STEP_S = 0.05
-GATEWAY_START_S = 30.0
-LOG_TAIL_BYTES = 2000
+READY_S = 30.0
+"""How long an endpoint may take to come back with a gateway."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +92,7 @@ class HostingService:
         self._token = token
         self._local = local
         self._url = ""
-        self._starting = threading.Lock()
+        self._host = GatewayHost(home=local.project, engine=local.engine, tables=self._tables, client=client)
 
     def gateway_parts(self) -> GatewayParts:
         """What a gateway in this process is made of."""
@@ -363,60 +358,21 @@ class HostingService:
     # The gateway.
 
     def gateway(self) -> Gateway | None:
-        found = self._tables.gateway()
-        if found is None or not self._client.is_alive(found.url):
-            return None
-        return found
+        return self._host.running()
 
     def start_gateway(self, *, port: int = 0) -> Gateway:
-        with self._starting:
-            found = self.gateway()
-            if found is not None:
-                return found
-            gateway_id = new_id("gw")
-            key = f"gateway/{gateway_id}"
-            inherited = {name: value for name, value in os.environ.items() if name.startswith("FOURFOLD_")}
-            self._local.engine.submit(
-                Launch(
-                    key=key,
-                    argv=(
-                        sys.executable,
-                        "-m",
-                        "fourfold.mlplatform.hosting.gateway",
-                        "--port",
-                        str(port),
-                        "--id",
-                        gateway_id,
-                    ),
-                    kind="service",
-                    env={**inherited, "FOURFOLD_HOME": str(self._local.project)},
-                    cwd=str(self._local.project.parent),
-                    resources=Resources(cpu=Range(0)),
-                )
-            )
+        return self._host.start(port)
 
-            def reached() -> bool:
-                if self.gateway() is not None:
-                    return True
-                status = self._local.engine.status([key])[key]
-                if status.phase is JobPhase.ended:
-                    if self.gateway() is not None:
-                        return True  # another one was faster
-                    said = self._local.engine.logs(key).data[-LOG_TAIL_BYTES:].decode(errors="replace")
-                    raise Unavailable("the gateway ended at once", ways_on=said.strip().splitlines()[-12:])
-                return False
-
-            self._wait(reached, GATEWAY_START_S, "the gateway does not answer")
-            found = self.gateway()
-            assert found is not None
-            return found
+    def host_gateway(self, *, port: int = 0) -> Gateway:
+        """Start the gateway as a child of this process, unless one runs: what `HostDoor` is given."""
+        return self._host.start_here(port)
 
     def stop_gateway(self) -> None:
-        found = self.gateway()
-        if found is None:
-            return
-        self._client.stop(found.url)
-        self._wait(lambda: self._tables.gateway() is None, 60.0, "the gateway did not stop")
+        self._host.stop()
+
+    def close(self) -> None:
+        """End the gateway if this process hosts it."""
+        self._host.close()
 
     def _ask(self, call: Callable[[str], T], endpoint: str) -> T:
         """Ask the gateway; find it again, or start it, when nobody answers where it was."""
@@ -434,7 +390,7 @@ class HostingService:
             if live is not None and not live.phase.is_over:
                 self._wait(
                     lambda: self._client.traffic(self._url).get(endpoint, ("",))[0] == Health.ready,
-                    GATEWAY_START_S,
+                    READY_S,
                     f"endpoint '{endpoint}' is not ready",
                 )
         return call(self._url)

@@ -369,7 +369,7 @@ class HostingTables:
             if holder.id not in {claimant.id, over} and age_s < stale_s:
                 raise Conflict(
                     f"a gateway of this project runs already at {holder.url} (process {holder.pid})",
-                    ways_on=["use it, or stop it first: fourfold endpoint gateway --stop"],
+                    ways_on=["use it: it answers for all endpoints of the project"],
                     url=holder.url,
                 )
             connection.execute(gateway.update().where(gateway.c.slot == ONLY).values(**values))
