@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import calendar
 import re
+from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -194,9 +195,10 @@ def next_after(cron: Cron, tz: str, after: Instant) -> Instant | None:
             return None
         if not cron.fires_on(day) and not cron.fires_on(day - timedelta(days=1)):
             continue
-        found = [at for at in _instants_of(cron, place, day) if at > after]
-        if found:
-            return min(found)
+        found = _instants_of(cron, place, day)
+        first_after = bisect_right(found, after)
+        if first_after < len(found):
+            return found[first_after]
     return None
 
 
@@ -211,14 +213,20 @@ def ticks(cron: Cron, tz: str, after: Instant, count: int) -> list[Instant]:
     return found
 
 
-def _instants_of(cron: Cron, place: ZoneInfo, day: date) -> Iterator[Instant]:
-    """The instants of all wall times of a day that match."""
+@lru_cache(maxsize=256)
+def _instants_of(cron: Cron, place: ZoneInfo, day: date) -> tuple[Instant, ...]:
+    """The instants of all wall times of a day that match, in order.
+
+    Kept, because one tick follows another: a line that fires each minute has 1,440 of them.
+    """
     if not cron.fires_on(day):
-        return
-    for hour in sorted(cron.hours):
-        for minute in sorted(cron.minutes):
-            wall = datetime(day.year, day.month, day.day, hour, minute, tzinfo=place)
-            yield from _instants_at(cron, wall)
+        return ()
+    walls = (
+        datetime(day.year, day.month, day.day, hour, minute, tzinfo=place)
+        for hour in sorted(cron.hours)
+        for minute in sorted(cron.minutes)
+    )
+    return tuple(sorted(at for wall in walls for at in _instants_at(cron, wall)))
 
 
 def _instants_at(cron: Cron, wall: datetime) -> Iterator[Instant]:
