@@ -71,6 +71,7 @@ class Ambient(Protocol):
 
 
 _ambient: ContextVar[Ambient | None] = ContextVar("fourfold_ambient", default=None)
+_own_key: ContextVar[str | None] = ContextVar("fourfold_own_key", default=None)
 _opener: Callable[[], Services] | None = None
 
 
@@ -80,13 +81,23 @@ def ambient() -> Ambient | None:
 
 
 @contextmanager
-def within(ambient: Ambient) -> Iterator[None]:
-    """Run the block with this ambient."""
+def within(ambient: Ambient | None) -> Iterator[None]:
+    """Run the block with this ambient; with `None` it is part of nothing, and reports to nobody."""
     token = _ambient.set(ambient)
     try:
         yield
     finally:
         _ambient.reset(token)
+
+
+@contextmanager
+def writing_as(key: str) -> Iterator[None]:
+    """Do the block's one write under this key, whoever runs us: for work that outlives who began it."""
+    token = _own_key.set(key)
+    try:
+        yield
+    finally:
+        _own_key.reset(token)
 
 
 def record_read(ref: Ref) -> None:
@@ -103,6 +114,8 @@ def record_write(ref: Ref) -> None:
 
 def write_key() -> str | None:
     """The idempotency key for the next write, or `None` outside a step or body."""
+    if (own := _own_key.get()) is not None:
+        return own
     here = _ambient.get()
     return None if here is None else here.write_key()
 

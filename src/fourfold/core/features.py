@@ -289,6 +289,8 @@ class Vectors:
     rows: tuple[Vector, ...]
     at: Instant
     watermark: int
+    kinds: tuple[Kind, ...] = ()
+    """The type of each name: where it is a float, the texts `NaN`, `Infinity`, `-Infinity` are numbers."""
 
 
 @dataclass(frozen=True, slots=True)
