@@ -72,7 +72,7 @@ def features(
     filters: dict[str, Callable[[Event], Any]],
 ) -> dict[str, Expected]:
     """The view's latest values and windows for one key at one time."""
-    names = [f.name for f in (*view.latest, *view.windows)]
+    names = [*(f.name for f in view.latest), *(w.name for w in view.windows)]
     if at is None or None in key:
         return {name: Expected(None) for name in names}
     first: dict[Any, Event] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import duckdb
 import pytest
@@ -20,7 +21,7 @@ numbers = st.one_of(
     st.sampled_from([0.0, -0.0, 1.0, -1.0, 2.5, -2.5, 0.5, math.nan, math.inf, -math.inf, 1e300]),
     st.floats(-1e6, 1e6),
 )
-number_text = st.deferred(
+number_text: st.SearchStrategy[str] = st.deferred(
     lambda: st.one_of(
         st.sampled_from(["a", "b", "n", "0", "1", "2.5", "null"]),
         st.tuples(number_text, st.sampled_from("+-*/%"), number_text).map(
@@ -37,7 +38,7 @@ number_text = st.deferred(
         ),
     )
 )
-truth_text = st.deferred(
+truth_text: st.SearchStrategy[str] = st.deferred(
     lambda: st.one_of(
         st.sampled_from(["f", "true", "t = 'x'", "t < 'y'", "t in ('x', null)", "t is null"]),
         st.tuples(number_text, st.sampled_from(["=", "<>", "<", "<=", ">", ">="]), number_text).map(
@@ -54,7 +55,7 @@ truth_text = st.deferred(
 )
 
 
-def in_duckdb(sql: str, row: dict[str, object]) -> object:
+def in_duckdb(sql: str, row: Mapping[str, object]) -> object:
     with duckdb.connect() as connection:
         found = connection.execute(
             f"SELECT {to_sql(parse(sql), KINDS)} FROM (SELECT $a::DOUBLE a, $b::DOUBLE b, $n::BIGINT n,"

@@ -44,7 +44,7 @@ VIEW = View(
 floats = st.one_of(
     st.none(), st.sampled_from([math.nan, math.inf, -math.inf, 0.0, 1e20, 1.0, -1e20]), st.floats(-100, 100)
 )
-events_ = st.lists(
+events_: st.SearchStrategy[list[dict[str, Any]]] = st.lists(
     st.fixed_dictionaries(
         {
             "k": st.sampled_from(["a", "b", None]),
@@ -59,7 +59,7 @@ events_ = st.lists(
     ),
     max_size=40,
 )
-queries_ = st.lists(
+queries_: st.SearchStrategy[list[dict[str, Any]]] = st.lists(
     st.fixed_dictionaries(
         {
             "k": st.sampled_from(["a", "b", "c", None]),
@@ -117,7 +117,7 @@ def test_every_row_equals_the_reference_also_with_ties_late_events_and_missing_k
 @pytest.mark.parametrize("straggler_every", [3, 50, 10_000])
 def test_many_events_with_stragglers_equal_the_reference(straggler_every: int) -> None:
     chance = np.random.default_rng(7)
-    events = [
+    events: list[dict[str, Any]] = [
         {
             "k": "a" if i % 5 else "b", "j": 1, "time": int(chance.integers(0, 4000)), "lag": 5, "id": i,
             "x": float(chance.normal()), "n": int(chance.integers(-5, 6)), "t": None,
@@ -128,7 +128,7 @@ def test_many_events_with_stragglers_equal_the_reference(straggler_every: int) -
         event["known"] = event["time"] + (int(chance.integers(100, 3000)) if i % straggler_every == 0 else 5)
     windows = tuple(Window(f"{f}_{w}", f, "x", w, 7) for f in FUNCTIONS for w in (50, 1000))
     view = View("v", Entity("e", ("k", "j")), SOURCE, (Latest("last", "x"),), windows)
-    queries = [{"k": "a", "j": 1, "at": int(chance.integers(0, 5000))} for _ in range(60)]
+    queries: list[dict[str, Any]] = [{"k": "a", "j": 1, "at": int(chance.integers(0, 5000))} for _ in range(60)]
     got = evaluate(events, queries, Known.available, view)
     for row, q in enumerate(queries):
         want = reference.features(view, events, ("a", 1), q["at"], lambda e, q=q: e["known"] <= q["at"], {})  # type: ignore[misc]

@@ -209,7 +209,8 @@ class FeatureService:
     """What one model needs: features of several views, and columns that the request itself brings."""
 
     name: str
-    views: Sequence[ViewHandle]
+    views: Sequence[Any]
+    """Decorated views or selections of them (`ViewHandle`; a type checker still sees the class)."""
     request: Sequence[str] = ()
     owner: str = ""
     description: str = ""
@@ -218,7 +219,7 @@ class FeatureService:
     @property
     def value(self) -> values.FeatureService:
         """The service as a value; two features of one name are refused."""
-        uses = tuple(handle.use() for handle in self.views)
+        uses = tuple(_handle(view).use() for view in self.views)
         service = values.FeatureService(
             self.name, uses, tuple(self.request), self.owner, self.description, tuple(sorted(self.tags))
         )
@@ -242,14 +243,15 @@ def refuse_twins(service: values.FeatureService) -> None:
             seen[pick.name] = f"view '{use.view}'"
 
 
-def apply(*definitions: ViewHandle | FeatureService) -> values.Applied:
-    """Register views and services (a service brings its views)."""
+def apply(*definitions: Any) -> values.Applied:
+    """Register views and `FeatureService`s (a service brings its views)."""
     views: dict[str, values.View] = {}
     services = []
     for definition in definitions:
         if isinstance(definition, FeatureService):
             services.append(definition.value)
-        for handle in definition.views if isinstance(definition, FeatureService) else (definition,):
+        for found in definition.views if isinstance(definition, FeatureService) else (definition,):
+            handle = _handle(found)
             known = views.setdefault(handle.view.name, handle.view)
             if known != handle.view:
                 raise Refused(f"view '{handle.view.name}' is defined twice, and differently")
@@ -305,7 +307,10 @@ def online(
 ) -> dict[str, values.Scalar]:
     """The features of one entity by name: `online(delays, origin="JFK")`."""
     answer = context.services().features.online(_name(service), [key], at=_instant(at))
-    return dict(zip(answer.names, answer.rows[0].values, strict=True))
+    return {
+        name: float(value) if kind is values.Kind.float and isinstance(value, str) else value
+        for name, kind, value in zip(answer.names, answer.kinds, answer.rows[0].values, strict=True)
+    }
 
 
 def audit(service: FeatureService | str, served: pa.Table, **columns: str) -> AuditReport:
@@ -389,6 +394,12 @@ def _us(duration: Duration) -> int:
 
 def _names(names: str | Sequence[str]) -> tuple[str, ...]:
     return (names,) if isinstance(names, str) else tuple(names)
+
+
+def _handle(view: Any) -> ViewHandle:
+    if not isinstance(view, ViewHandle):
+        raise Refused(f"{view!r} is not a view", ways_on=["decorate its class with @view(...)"])
+    return view
 
 
 def _name(service: FeatureService | str) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,9 +26,11 @@ from fourfold.mlplatform.features.columns import KeyCodes, encode_keys, ints, st
 from fourfold.mlplatform.features.state import NEVER, Event, Program, State
 
 CHUNK_EVENTS = 50_000
-"""Events applied in one commit: it bounds how long a push waits for a materialisation."""
+"""Events that a materialisation applies in one commit: it bounds how long a push waits for it."""
 
 _WATERMARK = b"watermark"
+_STAMP = b"stamp"
+_READY = b"ready/"
 _NUMBER = struct.Struct("<q")
 _PLACE = struct.Struct(">Q")
 
@@ -46,6 +48,23 @@ class Counts:
     newest_known: int = NEVER
     buffered: int = 0
     format: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Feed:
+    """The views that a source's events go to, as known when the store's stamp was this."""
+
+    source: Source
+    programs: tuple[Program, ...]
+    stamp: int
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How many events of a source were applied, and the watermark, at one moment."""
+
+    applied: int
+    watermark: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,65 +110,91 @@ class Ingest:
         self._store = store
         self._clock = clock
 
-    def push(self, batch: Batch, programs: Sequence[Program], record: pa.Table | None) -> Outcome:
-        """Apply new events in one commit, and put these rows of `record` into the buffer with them."""
+    def apply(
+        self, batch: Batch, feed: Feed, *, record: pa.Table | None = None, history_until: int | None = None
+    ) -> Outcome | None:
+        """Apply new events in one commit, and put these rows of `record` into the buffer with them.
+
+        `None`, and nothing done, if other views are to be fed than `feed` says. With `history_until` the
+        events are part of a table whose newest event happened then: those that no view needs after it are
+        passed over and do not count as late.
+        """
+        source = batch.source
         with self._store.write() as writer:
-            counts = self._counts(writer, batch.source)
-            fed = self._fed(writer, programs, counts)
-            outcome = self._apply(writer, batch, fed, counts, is_history=False)
+            if self.stamp(writer) != feed.stamp:
+                return None
+            counts = self._counts(writer, source)
+            fed = self._fed(writer, feed, counts)
+            is_history = history_until is not None
+            if history_until is not None:
+                counts.newest = max(counts.newest, min(history_until, self._clock.now()))
+            outcome = self._apply(writer, batch, fed, counts, is_history=is_history)
             if record is not None and outcome.fresh:
                 rows = record.take(pa.array(outcome.fresh, pa.int64()))
                 first = outcome.watermark - len(outcome.fresh) + 1
-                key = source_id(batch.source) + _PLACE.pack(first)
-                writer.put(Space.buffer, key, _ipc(rows))
+                writer.put(Space.buffer, source_id(source) + _PLACE.pack(first), _ipc(rows))
                 counts.buffered += len(outcome.fresh)
-            self._put_counts(writer, batch.source, counts)
+            self._put_counts(writer, source, counts)
         return outcome
 
-    def load(
-        self, batch: Batch, programs: Sequence[Program], *, progress: Callable[[int], None] = lambda _: None
-    ) -> Iterator[Outcome]:
-        """Apply a table's events, chunk by chunk: what an earlier, interrupted call applied is skipped."""
-        newest = int(ints(batch.table.column(batch.source.time)).max(initial=NEVER))
-        for start in range(0, len(batch.ids), CHUNK_EVENTS):
-            part = Batch(
-                batch.source,
-                batch.table.slice(start, CHUNK_EVENTS),
-                batch.ids[start : start + CHUNK_EVENTS],
-            )
-            with self._store.write() as writer:
-                counts = self._counts(writer, batch.source)
-                counts.newest = max(counts.newest, min(newest, self._clock.now()))
-                fed = self._fed(writer, programs, counts)
-                outcome = self._apply(writer, part, fed, counts, is_history=True)
-                self._put_counts(writer, batch.source, counts)
-            progress(start + len(part.ids))
-            yield outcome
-
-    def backfill(self, batch: Batch, program: Program, *, applied: int) -> bool:
+    def backfill(
+        self, batch: Batch, program: Program, *, since: Progress, prepare: Callable[[pa.Table], Batch]
+    ) -> bool:
         """Build a view that came after its events from all that were seen, in one commit; then it is fed.
 
-        `applied` is how many events the source had when the caller began to read them: if others came
-        since, nothing is done and the answer is `False`, because they may be missing from the batch.
+        `since` is the source's progress before the caller read the batch from its table. Events that came
+        since are taken from the buffer; if one is not there (it was pushed without being recorded, or has
+        moved on), nothing is done and the answer is `False`.
         """
+        source = batch.source
+        mine = source_id(source)
         with self._store.write() as writer:
-            counts = self._counts(writer, batch.source)
-            if counts.applied != applied:
+            parts = [batch, *(prepare(_read_ipc(value)) for _, value in writer.scan(Space.buffer, mine))]
+            chosen: dict[bytes, None] = {}
+            came_since = 0
+            taken = []
+            for part in parts:
+                rows = []
+                for row, event in enumerate(part.ids):
+                    found = None if event is None else writer.get(Space.seen, mine + store_key(event))
+                    if event is None or found is None or event in chosen:
+                        continue
+                    chosen[event] = None
+                    came_since += _number(found) > since.watermark
+                    rows.append(row)
+                taken.append(part.take(rows))
+            counts = self._counts(writer, source)
+            if came_since != counts.applied - since.applied:
                 return False
-            mine = source_id(batch.source)
-            rows = [
-                row
-                for row, event in enumerate(batch.ids)
-                if event is not None and writer.get(Space.seen, store_key(mine + event)) is not None
-            ]
-            watermark = self.watermark(writer)
-            self._feed(writer, batch.take(rows), program, counts.newest, watermark, is_history=True)
-            writer.put(Space.meta, _ready(program), b"1")
+            whole = Batch(
+                source,
+                pa.concat_tables(part.table for part in taken),
+                [event for part in taken for event in part.ids],
+            )
+            for key in [key for key, _ in writer.scan(Space.state, program.prefix)]:
+                writer.delete(Space.state, key)
+            self._feed(writer, whole, program, counts.newest, self.watermark(writer), is_history=True)
+            writer.put(Space.meta, _ready(source, program), b"1")
+            self._bump(writer)
         return True
 
-    def needs_backfill(self, reader: OnlineReader, source: Source, program: Program) -> bool:
-        """Whether events were seen before this view was there."""
-        return reader.get(Space.meta, _ready(program)) is None and self._counts(reader, source).applied > 0
+    def needs_backfill(self, reader: OnlineReader, program: Program) -> bool:
+        """Whether events were seen that this view has not been fed."""
+        source = program.view.source
+        is_ready = reader.get(Space.meta, _ready(source, program)) is not None
+        return not is_ready and self._counts(reader, source).applied > 0
+
+    def stamp(self, reader: OnlineReader) -> int:
+        """A number that changes whenever definitions, or the views that are fed, may have changed."""
+        return _number(reader.get(Space.meta, _STAMP))
+
+    def redefine(self, gone: Iterable[Source] = ()) -> None:
+        """Tell every process that definitions changed. Views of sources that are gone are fed no more."""
+        with self._store.write() as writer:
+            for source in gone:
+                for key in [key for key, _ in writer.scan(Space.meta, _READY + source_id(source))]:
+                    writer.delete(Space.meta, key)
+            self._bump(writer)
 
     def watermark(self, reader: OnlineReader) -> int:
         """The sequence number of the last event applied; 0 before the first."""
@@ -160,11 +205,16 @@ class Ingest:
         with self._store.read() as reader:
             return self._counts(reader, source)
 
+    def progress(self, source: Source) -> Progress:
+        """How far the source is now."""
+        with self._store.read() as reader:
+            return Progress(self._counts(reader, source).applied, self.watermark(reader))
+
     def sequences(self, source: Source, ids: Iterable[bytes | None]) -> list[int | None]:
         """The sequence number of each event; `None` for one that was not applied."""
         mine = source_id(source)
         with self._store.read() as reader:
-            found = [None if e is None else reader.get(Space.seen, store_key(mine + e)) for e in ids]
+            found = [None if e is None else reader.get(Space.seen, mine + store_key(e)) for e in ids]
             return [None if value is None else _number(value) for value in found]
 
     def flush(self, source: Source, append: Callable[[pa.Table, str], object]) -> int:
@@ -198,7 +248,8 @@ class Ingest:
                 if gone:
                     counts.buffered -= sum(len(table) for table in tables)
                 self._put_counts(writer, source, counts)
-                writer.delete(Space.meta, _flushing(mine))
+                if bytes(writer.get(Space.meta, _flushing(mine)) or b"") == last:  # else it is another's plan
+                    writer.delete(Space.meta, _flushing(mine))
 
     # -- inside one commit
 
@@ -246,7 +297,7 @@ class Ingest:
             if event is None or not complete[row]:
                 incomplete += 1
                 continue
-            key = store_key(mine + event)
+            key = mine + store_key(event)
             if writer.get(Space.seen, key) is not None:
                 duplicates += 1
                 continue
@@ -283,7 +334,7 @@ class Ingest:
         matters = np.zeros(len(keys), bool)
         now = self._clock.now()
         for key, found in groups.items():
-            place = store_key(program.prefix + key)
+            place = program.prefix + store_key(key)
             record = writer.get(Space.state, place)
             state = State(NEVER) if record is None else program.state(record)
             effects = program.apply(state, [event for _, event in found], newest=newest)
@@ -292,16 +343,25 @@ class Ingest:
             writer.put(Space.state, place, program.pack(state, revision=revision, now=now))
         return matters, is_null
 
-    def _fed(self, writer: OnlineWriter, programs: Sequence[Program], counts: Counts) -> list[Program]:
-        """The views that have all earlier events, as one has that was there before the first event."""
-        fed = []
-        for program in programs:
-            if writer.get(Space.meta, _ready(program)) is None:
-                if counts.applied:
-                    continue
-                writer.put(Space.meta, _ready(program), b"1")
-            fed.append(program)
-        return fed
+    def _fed(self, writer: OnlineWriter, feed: Feed, counts: Counts) -> list[Program]:
+        """The views that have all earlier events; a view that is ready has had every event of its source.
+
+        Before the first event all views are ready. One that is ready but no longer among those to feed is
+        so no more: should it come back, it is built anew.
+        """
+        wanted = {_ready(feed.source, program): program for program in feed.programs}
+        ready = {key for key, _ in writer.scan(Space.meta, _READY + source_id(feed.source))}
+        fed = wanted.keys() if not counts.applied else wanted.keys() & ready
+        for key in fed - ready:
+            writer.put(Space.meta, key, b"1")
+        for key in ready - fed:
+            writer.delete(Space.meta, key)
+        if fed != ready:
+            self._bump(writer)
+        return [program for key, program in wanted.items() if key in fed]
+
+    def _bump(self, writer: OnlineWriter) -> None:
+        writer.put(Space.meta, _STAMP, _NUMBER.pack(self.stamp(writer) + 1))
 
     def _counts(self, reader: OnlineReader, source: Source) -> Counts:
         found = reader.get(Space.meta, b"counts/" + source_id(source))
@@ -351,8 +411,8 @@ def _needed(
     return needed
 
 
-def _ready(program: Program) -> bytes:
-    return b"ready/" + program.prefix
+def _ready(source: Source, program: Program) -> bytes:
+    return _READY + source_id(source) + program.prefix
 
 
 def _flushing(mine: bytes) -> bytes:

@@ -64,8 +64,12 @@ class ServicePlan:
                     {},
                 )
             )
+        self.kinds = tuple(
+            programs[use.version].kinds[pick.feature] for use in service.uses for pick in use.picks
+        )
         self._present = (Status.present,) * len(self.names)
-        self._is_fed = False
+        self._fed_at = -1
+        """The store's stamp at which every view was known to have all events."""
 
     @property
     def service(self) -> str:
@@ -96,8 +100,10 @@ class ServicePlan:
             )
         t = self._clock.now() if at is None else at
         with self._store.read() as reader:
-            if not self._is_fed:
+            stamp = self._ingest.stamp(reader)
+            if stamp != self._fed_at:
                 self._refuse_unfed(reader)
+                self._fed_at = stamp
             watermark = self._ingest.watermark(reader)
             return [self._vector(reader, row, t) for row in keys], watermark
 
@@ -152,16 +158,19 @@ class ServicePlan:
             if value is None:
                 return None
             values.append(value)
-        return store_key(program.prefix + encode_key(values))
+        return program.prefix + store_key(encode_key(values))
 
     def _refuse_unfed(self, reader: OnlineReader) -> None:
         """Refuse while a view lacks the events that came before it was defined."""
         for step in self._steps:
             view = step.program.view
-            if self._ingest.needs_backfill(reader, view.source, step.program):
+            if self._ingest.needs_backfill(reader, step.program):
                 raise Unavailable(
-                    f"view '{view.name}' is newer than events of '{view.source.name}' and has not read them",
-                    ways_on=["run materialize"],
+                    f"view '{view.name}@{view.version}' has not read all events of source "
+                    f"'{view.source.name}'",
+                    ways_on=[
+                        "run materialize",
+                        f"or, if the view was changed since, apply service '{self.service}' again",
+                    ],
                     view=view.name,
                 )
-        self._is_fed = True

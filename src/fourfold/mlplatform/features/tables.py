@@ -98,7 +98,9 @@ class FeatureRecords:
                 is_new = _make_present(connection, service_table, name, info.version, at, values)
                 (created if is_new else unchanged).append(f"{name}@{info.version}")
             if created:
-                audit.record(connection, at, "feature.apply", Ref("feature", created[0]), {"created": created})
+                audit.record(
+                    connection, at, "feature.apply", Ref("feature", created[0]), {"created": created}
+                )
         return created, unchanged
 
     def views(self) -> dict[str, ViewRecord]:
@@ -213,11 +215,8 @@ def _make_present(
     values: Mapping[str, str],
 ) -> bool:
     """Write a version at the end of its name's versions; says whether it was not there yet."""
-    known = dict(
-        connection.execute(sa.select(table.c.version, table.c.position).where(table.c.name == name))
-        .tuples()
-        .all()
-    )
+    found = connection.execute(sa.select(table.c.version, table.c.position).where(table.c.name == name))
+    known = {row.version: row.position for row in found}
     last = max(known.values(), default=-1)
     if version not in known:
         row = {"name": name, "version": version, "applied_at_us": at, "position": last + 1, **values}

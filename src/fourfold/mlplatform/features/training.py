@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -27,8 +27,6 @@ class Tables:
     """The events of each source that a service needs, in normal types and each once, by source name."""
 
     events: Mapping[str, pa.Table]
-    versions: Mapping[str, int]
-    """Table name to version."""
 
 
 def training_set_info(data: pa.Table) -> TrainingSetInfo:
@@ -73,6 +71,14 @@ def times_of(table: pa.Table, column: str) -> pa.ChunkedArray:
     return normal(found, Kind.time, what=f"column '{column}'")
 
 
+def by_source(records: Iterable[ViewRecord]) -> dict[Source, list[ViewRecord]]:
+    """The views of each source, by the source's name."""
+    found: dict[Source, list[ViewRecord]] = {}
+    for record in sorted(records, key=lambda r: (r.info.view.source.name, r.info.view.name)):
+        found.setdefault(record.info.view.source, []).append(record)
+    return found
+
+
 class ServiceJoin:
     """Evaluates the views of a service; views of one source and entity share one sorted timeline."""
 
@@ -96,9 +102,7 @@ class ServiceJoin:
         view = record.info.view
         column_of = {key.key: key.column for key in use.keys}
         keys = tuple(
-            normal(
-                rows.column(column_of[key]), record.columns[key], what=f"key column '{column_of[key]}'"
-            )
+            normal(rows.column(column_of[key]), record.columns[key], what=f"key column '{column_of[key]}'")
             for key in view.entity.keys
         )
         lens = self._lens(view.source, view.entity.keys)
