@@ -16,28 +16,23 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Coroutine
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
-
-import pyarrow as pa
 
 from fourfold.catalog.ids import new_id
 from fourfold.core.decide import swap as rule
 from fourfold.core.errors import Conflict, FourfoldError, NotFound, Refused, Unavailable
-from fourfold.core.features import Kind
 from fourfold.core.hosting import Deployment, Duty, Gateway, Phase
 from fourfold.core.ports.clock import Clock
-from fourfold.core.ports.engine import Engine, Launch, Resources
-from fourfold.core.ports.engine import Phase as JobPhase
+from fourfold.core.ports.engine import Engine
 from fourfold.core.ports.gateway import GatewayClient, HttpServer
 from fourfold.core.ports.model_worker import WorkerChannel, WorkerDoor
-from fourfold.core.quantities import Range
 from fourfold.core.services.features import Features
 from fourfold.core.services.models import Models
 from fourfold.core.services.storage import Storage
 from fourfold.mlplatform.hosting.homes import Homes
 from fourfold.mlplatform.hosting.http import GatewayApp
+from fourfold.mlplatform.hosting.jobs import WorkerJobs, look_up_features
 from fourfold.mlplatform.hosting.lane import Lane
 from fourfold.mlplatform.hosting.log import FLUSH_ROWS, FLUSH_S, EndpointLog
 from fourfold.mlplatform.hosting.running import Behind, RunningEndpoint
@@ -52,17 +47,6 @@ WATCH_S = 0.05
 SEEN_S = 2.0
 STALE_S = 15.0
 """A gateway that has not been seen for so long is taken for dead."""
-LOG_TAIL_BYTES = 2000
-HUNG_UP_S = 0.5
-"""How long the engine is asked how a worker ended that hung up."""
-
-KINDS: dict[Kind, pa.DataType] = {
-    Kind.int: pa.int64(),
-    Kind.float: pa.float64(),
-    Kind.bool: pa.bool_(),
-    Kind.string: pa.string(),
-    Kind.time: pa.timestamp("us", "UTC"),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +85,7 @@ class GatewayProcess:
         self._change_number = -1
         self._workers_address = ""
         self._written: asyncio.Queue[Callable[[], None] | None] = asyncio.Queue()
-        self._engine_thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
+        self._jobs = WorkerJobs(parts.engine, parts.homes, parts.models)
         self._tasks: set[asyncio.Task[None]] = set()
         self._reconciling = asyncio.Lock()
         self._stopping = False
@@ -120,7 +104,7 @@ class GatewayProcess:
         async def listening(host: str, port: int) -> None:
             self.url = f"http://{host}:{port}"
             await self._claim()
-            await self._engine(self.parts.engine.reap, ())  # what a gateway that was killed left running
+            await self._jobs.reap()
             loops.extend(
                 asyncio.create_task(loop)
                 for loop in (self._reconcile_on(), self._watch_on(), self._log_on(), self._seen_on())
@@ -138,7 +122,7 @@ class GatewayProcess:
             self._written.put_nowait(None)
             await writer
             await asyncio.to_thread(self.parts.tables.leave, self.id)
-            self._engine_thread.shutdown()
+            self._jobs.close()
 
     def stop(self) -> None:
         """End `run`: finish what has begun, write the logs, stop the workers. Repeatable."""
@@ -248,52 +232,17 @@ class GatewayProcess:
 
     async def _start(self, endpoint: RunningEndpoint, behind: Behind, generation: int) -> None:
         deployment = behind.deployment
-        try:
-            await asyncio.to_thread(self._look_up_features, behind)
-            version = await asyncio.to_thread(self.parts.models.resolve, deployment.model)
-            home = await asyncio.to_thread(self.parts.homes.home, version)
-            key = _job_key(deployment, generation)
-            argv = (
-                home.python,
-                "-P",  # modules of the folder it starts in must not stand in for those of the library
-                "-m",
-                "fourfold.mlplatform.hosting.worker",
-                self._workers_address,
-                key,
-                str(home.folder),
-                version.digest,
-            )
-            launch = Launch(
-                key=key, argv=argv, kind="service", env=home.env, resources=Resources(cpu=Range(0))
-            )
+
+        def is_wanted() -> bool:
             slot = endpoint.swap.slot(deployment.id)
-            if slot is None or slot.generation != generation or self._stopping:
-                return  # it was given up meanwhile
-            await self._engine(self.parts.engine.submit, launch)
+            return slot is not None and slot.generation == generation and not self._stopping
+
+        try:
+            await asyncio.to_thread(look_up_features, behind, self.parts.features, self.parts.storage)
+            key = _job_key(deployment, generation)
+            await self._jobs.start(deployment, key, self._workers_address, is_wanted)
         except FourfoldError as error:
             self._decide(endpoint, rule.Ended(deployment.id, generation, str(error)))
-
-    def _look_up_features(self, behind: Behind) -> None:
-        """Compile the feature service that the deployment reads, and learn its types."""
-        if not behind.deployment.features or behind.plan is not None:
-            return
-        name, _, version = behind.deployment.features.partition("@")
-        info = self.parts.features.service(name, version=version or None)
-        behind.feature_kinds = {
-            feature: KINDS[kind]
-            for feature, kind in info.kinds.items()
-            if feature in info.service.feature_names
-        }
-        kinds: dict[str, pa.DataType] = {}
-        for use in info.service.uses:
-            source = self.parts.features.view(use.view, version=use.version).view.source
-            columns = {c.name: c.type for c in self.parts.storage.describe(source.table).columns}
-            for key in use.keys:
-                kind = _plain_type(columns.get(key.key, ""))
-                if kind is not None:
-                    kinds.setdefault(key.column, kind)
-        behind.key_kinds = kinds
-        behind.plan = self.parts.features.plan(name, version=version or None)
 
     def _worker_called(self, channel: WorkerChannel) -> None:
         """A worker has loaded its model and called in."""
@@ -350,31 +299,11 @@ class GatewayProcess:
             return
         behind.lane.detach("its worker ended and is being restarted")
         key = _job_key(behind.deployment, generation)
-        await self._ended(endpoint, behind, generation, await self._how_it_ended(key))
+        await self._ended(endpoint, behind, generation, await self._jobs.how_it_ended(key))
 
     async def _ended(self, endpoint: RunningEndpoint, behind: Behind, generation: int, reason: str) -> None:
         behind.channel = None
         self._decide(endpoint, rule.Ended(behind.deployment.id, generation, reason))
-
-    async def _how_it_ended(self, key: str) -> str:
-        """The engine's words for the end, with the last lines that the worker wrote."""
-        try:
-            # Its channel breaks a moment before its engine hears of its end.
-            status = (await self._engine(self.parts.engine.wait, [key], HUNG_UP_S))[key]
-            said = await self._engine(self._log_tail, key)
-        except FourfoldError as error:
-            return f"its worker ended ({error.message})"
-        how = f"{status.exit.kind}: {status.exit.reason}" if status.exit is not None else "it hung up"
-        return f"its worker ended ({how})" + (f"\n{said}" if said else "")
-
-    def _log_tail(self, key: str) -> str:
-        offset, tail = 0, b""
-        while True:
-            chunk = self.parts.engine.logs(key, offset)
-            tail = (tail + chunk.data)[-LOG_TAIL_BYTES:]
-            if not chunk.data or chunk.next_offset == offset:
-                return tail.decode(errors="replace").strip()
-            offset = chunk.next_offset
 
     def _stop_worker(self, endpoint: RunningEndpoint, behind: Behind, command: rule.Stop) -> None:
         channel, behind.channel = behind.channel, None
@@ -382,7 +311,7 @@ class GatewayProcess:
         if channel is not None:
             channel.close()
         if command.generation:
-            self._spawn(self._end_job(_job_key(behind.deployment, command.generation)))
+            self._spawn(self._jobs.stop(_job_key(behind.deployment, command.generation)))
         slot = endpoint.swap.slot(behind.deployment.id)
         if slot is not None and slot.phase.is_over:
             self._hand_over(endpoint, behind)
@@ -400,12 +329,6 @@ class GatewayProcess:
         behind.lane.abandon(
             Unavailable(f"endpoint '{endpoint.name}' has been stopped", ways_on=["deploy a version"])
         )
-
-    async def _end_job(self, key: str) -> None:
-        try:
-            await self._engine(self.parts.engine.stop, key, 2.0)
-        except FourfoldError as error:
-            logger.warning("worker %s was not stopped: %s", key, error)
 
     def _idle(self, endpoint: RunningEndpoint, deployment: str) -> None:
         if endpoint.phase_of(deployment) is Phase.draining and endpoint.behind[deployment].lane.is_idle:
@@ -438,16 +361,11 @@ class GatewayProcess:
             for slot in endpoint.swap.slots
             if slot.phase is Phase.starting and endpoint.behind[slot.id].channel is None
         }
-        if not starting:
-            return
-        try:
-            found = await self._engine(self.parts.engine.status, list(starting))
-        except FourfoldError:
-            return
-        for key, slot in starting.items():
+        for key in await self._jobs.ended(list(starting)):
+            slot = starting[key]
             behind = endpoint.behind.get(slot.id)
-            if found[key].phase is JobPhase.ended and behind is not None:
-                reason = await self._how_it_ended(key)
+            if behind is not None:
+                reason = await self._jobs.how_it_ended(key)
                 if behind.channel is None:
                     await self._ended(endpoint, behind, slot.generation, reason)
 
@@ -526,7 +444,7 @@ class GatewayProcess:
                     behind.channel.close()
                 slot = endpoint.swap.slot(behind.deployment.id)
                 if slot is not None and slot.generation:
-                    await self._end_job(_job_key(behind.deployment, slot.generation))
+                    await self._jobs.stop(_job_key(behind.deployment, slot.generation))
         self.parts.door.close()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
@@ -540,10 +458,6 @@ class GatewayProcess:
         if not task.cancelled() and (error := task.exception()) is not None:
             logger.error("a defect in the gateway", exc_info=error)
 
-    async def _engine(self, call: Callable[..., Any], *args: object) -> Any:
-        """The engine is spoken to from one thread."""
-        return await asyncio.get_running_loop().run_in_executor(self._engine_thread, call, *args)
-
     def _next_prediction_id(self) -> str:
         """Unique at the cost of a sum: this gateway's own 128 bits, and a number."""
         self._prediction_number += 1
@@ -556,14 +470,6 @@ def _job_key(deployment: Deployment, generation: int) -> str:
 
 def _place(wish: Wish) -> tuple[str, Duty]:
     return wish.deployment.endpoint, wish.deployment.duty
-
-
-def _plain_type(text: str) -> pa.DataType | None:
-    """The Arrow type of a key column by its name; `None` for what no key should be."""
-    try:
-        return pa.type_for_alias(text)
-    except ValueError:
-        return None
 
 
 def main(argv: list[str] | None = None) -> int:
