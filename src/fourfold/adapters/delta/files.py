@@ -32,8 +32,7 @@ def write_files(folder: Path, name: str, data: pa.Table, partitions: Sequence[st
             pq.write_table(
                 piece,
                 path,
-                compression="zstd",
-                compression_level=1,
+                compression="snappy",  # a tenth larger than zstd, and the quickest that every engine reads
                 row_group_size=ROW_GROUP_ROWS,
                 write_statistics=[c for c in piece.column_names if not _has_nan(piece.column(c))],
             )

@@ -44,6 +44,8 @@ class _Handle:
 
     table: DeltaTable
     synced: int
+    is_rooted: bool = False
+    """Whether the names of its own folders are on the disk too."""
 
 
 class DeltaTables:
@@ -134,8 +136,11 @@ class DeltaTables:
         for number in range(handle.synced + 1, version + 1):  # others' entries too: ours stands on them
             with suppress(FileNotFoundError):
                 sync(log.path(number))
-        for folder in (log.folder, log.folder.parent, self._folder):
-            sync(folder)
+        sync(log.folder)
+        if not handle.is_rooted:
+            sync(log.folder.parent)
+            sync(self._folder)
+            handle.is_rooted = True
         handle.synced = max(handle.synced, version)
         if version and version % CHECKPOINT_EVERY == 0:
             self._checkpoint(handle, log)
