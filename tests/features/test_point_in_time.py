@@ -128,7 +128,9 @@ def test_many_events_with_stragglers_equal_the_reference(straggler_every: int) -
         event["known"] = event["time"] + (int(chance.integers(100, 3000)) if i % straggler_every == 0 else 5)
     windows = tuple(Window(f"{f}_{w}", f, "x", w, 7) for f in FUNCTIONS for w in (50, 1000))
     view = View("v", Entity("e", ("k", "j")), SOURCE, (Latest("last", "x"),), windows)
-    queries: list[dict[str, Any]] = [{"k": "a", "j": 1, "at": int(chance.integers(0, 5000))} for _ in range(60)]
+    queries: list[dict[str, Any]] = [
+        {"k": "a", "j": 1, "at": int(chance.integers(0, 5000))} for _ in range(60)
+    ]
     got = evaluate(events, queries, Known.available, view)
     for row, q in enumerate(queries):
         want = reference.features(view, events, ("a", 1), q["at"], lambda e, q=q: e["known"] <= q["at"], {})  # type: ignore[misc]

@@ -41,7 +41,7 @@ from fourfold.core.wire import number_out
 from fourfold.mlplatform.features import audit as auditing
 from fourfold.mlplatform.features import validate
 from fourfold.mlplatform.features.columns import ints
-from fourfold.mlplatform.features.explain import explain
+from fourfold.mlplatform.features.explanation import explain
 from fourfold.mlplatform.features.ingest import (
     CHUNK_EVENTS,
     Batch,
