@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
 
-from fourfold.core.errors import Refused
+from fourfold.core.errors import NotFound, Refused
 from fourfold.core.services import PROTOCOLS, Services
 from fourfold.core.settings import PoolSettings, Settings
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from fourfold.catalog.database import Catalog
     from fourfold.catalog.service import CatalogService
     from fourfold.core.compute import Unit
+    from fourfold.core.context import Ref
     from fourfold.core.ports.blobs import BlobStore
     from fourfold.core.ports.clock import Clock
     from fourfold.core.ports.engine import Engine
@@ -250,7 +251,7 @@ class Project:
     def flows(self) -> FlowService:
         from fourfold.catalog.ids import new_id
         from fourfold.resources.flows.loop import Settings as LoopSettings
-        from fourfold.resources.flows.service import FlowService, current_versions
+        from fourfold.resources.flows.service import FlowService
 
         return FlowService(
             self.database,
@@ -261,7 +262,7 @@ class Project:
             new_id=new_id,
             environment=lambda: self.compute.present_environment().identity,
             accounts=self.compute,
-            resolve=lambda ref: current_versions(self.storage, self.models)(ref),  # opened for the cache only
+            resolve=self.current_version
             settings=LoopSettings(
                 most_bodies=self.settings.flows.bodies,
                 most_idle=self.pool[1].workers or 2 + int(self.unit.cores),
@@ -341,6 +342,23 @@ class Project:
         )
 
     # How.
+
+    def current_version(self, ref: Ref) -> str | None:
+        """What a thing that a cached step read stands for now; `None` when that cannot be told."""
+        try:
+            match ref.kind:
+                case "table":
+                    return str(self.storage.describe(ref.name).version)
+                case "feature_service":
+                    return self.features.service(ref.name).version
+                case "model":  # a version never changes; it may be gone
+                    return str(self.models.resolve(f"{ref.name}/{ref.version}").number)
+                case "blob" | "run" | "training_set":
+                    return ref.version
+                case _:
+                    return None
+        except NotFound:
+            return None
 
     @property
     def pool(self) -> tuple[str, PoolSettings]:
