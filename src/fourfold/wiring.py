@@ -262,7 +262,7 @@ class Project:
             new_id=new_id,
             environment=lambda: self.compute.present_environment().identity,
             accounts=self.compute,
-            resolve=self.current_version
+            resolve=self.current_version,
             settings=LoopSettings(
                 most_bodies=self.settings.flows.bodies,
                 most_idle=self.pool[1].workers or 2 + int(self.unit.cores),
