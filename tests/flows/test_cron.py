@@ -6,6 +6,7 @@ import calendar
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta
+from functools import lru_cache
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -58,15 +59,21 @@ def matches_weekday(token: str, day: date) -> bool:
 
 def matches_wall(line: str, wall: datetime) -> bool:
     """Whether a line names this wall time."""
-    minute, hour, day, month, weekday = line.split()
+    minute, hour, *date_fields = line.split()
     if not any(matches(token, wall.minute, 0, 59) for token in minute.split(",")):
         return False
     if not any(matches(token, wall.hour, 0, 23) for token in hour.split(",")):
         return False
-    if not any(matches(token, wall.month, 1, 12) for token in month.split(",")):
+    return matches_date(*date_fields, wall.date())
+
+
+@lru_cache
+def matches_date(day: str, month: str, weekday: str, at: date) -> bool:
+    """Whether the three date fields take a day."""
+    if not any(matches(token, at.month, 1, 12) for token in month.split(",")):
         return False
-    by_day = any(matches_day(token, wall.date()) for token in day.split(","))
-    by_weekday = any(matches_weekday(token, wall.date()) for token in weekday.split(","))
+    by_day = any(matches_day(token, at) for token in day.split(","))
+    by_weekday = any(matches_weekday(token, at) for token in weekday.split(","))
     if day[0] not in "*?" and weekday[0] not in "*?":
         return by_day or by_weekday
     return by_day and by_weekday
