@@ -64,7 +64,6 @@ class Worker:
         """Carry one task out and report how it ended."""
         ahead, self._ahead = self._ahead, []
         answer: Header = {"run": task["run"], "key": task["key"], "n": task["n"]}
-        self._connection.send({"type": "began", **answer})
         out: list[bytes] = []
         with self._output_to(task.get("log", "")):
             self._meter.start()

@@ -65,11 +65,10 @@ def deploy(flow: Flow) -> DeployedFlow:
 def await_run(flow: Flow, run: FlowRun, *, show: bool) -> Any:
     """Wait for a run's end; its result, or its failure as `FlowFailed`."""
     flows = context.services().flows
-    follow = getattr(flows, "follow", None)  # embedded: events are pushed; over HTTP we ask again
-    if follow is not None:
+    follow = getattr(flows, "follow", None) if show else None
+    if follow is not None:  # embedded: events are pushed; over HTTP we ask for the end alone
         for event in follow(run.id):
-            if show:
-                print_event(event)
+            print_event(event)
     while (run := flows.wait(run.id)).state.is_open:
         pass
     return result_of(flow, run)

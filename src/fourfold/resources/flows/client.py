@@ -67,7 +67,7 @@ class Client:
         """Frames about a run, until it has ended or the time is over; across owners.
 
         The first frame of each owner is its answer to `watch`, so that the caller looks at what it missed.
-        The last is `ended`, where an owner saw the end; `with_events` brings `event` frames in between.
+        The last is `ended`, where an owner saw the end; `with_events` brings `events` frames in between.
         """
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         while True:

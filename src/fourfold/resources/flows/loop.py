@@ -93,6 +93,8 @@ class Loop:
         self._by_key: dict[str, str] = {}
         self._ended: list[str] = []
         self._watchers: dict[str, dict[str, bool]] = {}
+        self._asked: list[tuple[str, Any]] = []
+        self._news: dict[str, list[Any]] = {}
         self._inbox: deque[Arrival] = deque()
         self._looks_at_idle = False
 
@@ -122,6 +124,7 @@ class Loop:
         now = self._clock.now()
         if (again_at := self._outbox.waits_until) is not None:
             if now < again_at or not self._outbox.commit(now):
+                self._put_off_clients()
                 return
             self._outbox.act()
         self._timers.fire(now)
@@ -131,17 +134,20 @@ class Loop:
             self.submit(run)
         for deployed in self.scheduler.drain():
             self._outbox.changes.deployments[deployed.flow] = deployed
-            self._outbox.is_urgent = True
         self._place(now)
+        self._tell_watchers()
         if self._outbox.commit(now):
             self._outbox.act()
             self._forget()
+        else:
+            self._put_off_clients()
+        self._asked.clear()
 
     def next_at(self) -> Instant | None:
         """When the next turn is due if nothing arrives."""
         if (again_at := self._outbox.waits_until) is not None:
             return again_at
-        times = (self._timers.next_at(), self._outbox.next_at(), self.scheduler.next_at())
+        times = (self._timers.next_at(), self.scheduler.next_at())
         return min((at for at in times if at is not None), default=None)
 
     @property
@@ -175,7 +181,7 @@ class Loop:
                 if (worker := self.workers.get(name)) is not None:
                     worker.is_joined = True
                     if worker.task is not None and worker.stopping is None:
-                        self._send_task(worker, worker.task)
+                        self._begin(worker, worker.task)
             case Gone(peer, ended):
                 self._gone(peer, ended)
             case Message(peer, header, parts):
@@ -216,9 +222,6 @@ class Loop:
             self._stop_task(task, ExitKind.worker_lost, f"it said what cannot be read: {error!r}")
             return
         match event:
-            case rules.Began():
-                self._apply(flow, event, is_urgent=False)
-                self._limit_time(flow, key, task)
             case rules.Finished() | rules.Failed():
                 self._idle(worker)
                 self._apply(flow, event)
@@ -244,7 +247,25 @@ class Loop:
         except (KeyError, TypeError, ValueError) as error:
             told = Refused(f"the word {header.get('type')!r} cannot be read: {error!r}")
             answer["error"] = messages.error_out(told)
+        self._asked.append((peer, header.get("id")))
         self._send(peer, answer)
+
+    def _put_off_clients(self) -> None:
+        """The store cannot take anything now: say so to those who wait for an answer.
+
+        What was decided for them is kept, and done when it can be stored; what came since is not looked at.
+        """
+        assert self._outbox.fault is not None
+        told, left = messages.error_out(self._outbox.fault), deque[Arrival]()
+        for arrival in self._inbox:
+            if isinstance(arrival, Message) and self.workers.get(arrival.peer) is None:
+                self._asked.append((arrival.peer, arrival.header.get("id")))
+            else:
+                left.append(arrival)
+        self._inbox = left
+        for peer, number in self._asked:
+            self._control.send(peer, {"type": "reply", "id": number, "error": told})
+        self._asked.clear()
 
     # What clients may ask for (see `answers`)
 
@@ -277,7 +298,6 @@ class Loop:
         flow = self._open(OpenFlow(run, {BODY: replace(body, module=run.code.module)}))
         self._outbox.changes.runs[run.id] = run
         self._outbox.changes.calls[run.id, BODY] = flow.calls[BODY]
-        self._outbox.is_urgent = True
         self._event(run.id, "run", state=run.state, reason=run.reason)
         self._queue(flow, flow.calls[BODY])
         return run
@@ -299,7 +319,6 @@ class Loop:
         """Keep a deployed flow and its schedule; what is kept."""
         kept = self.scheduler.put(deployed, self._clock.now())
         self._outbox.changes.deployments[kept.flow] = kept
-        self._outbox.is_urgent = True
         return kept
 
     def watch(self, run: str, peer: str, *, with_events: bool) -> bool:
@@ -308,12 +327,11 @@ class Loop:
         if flow is None or not flow.run.state.is_open:
             return False
         self._watchers.setdefault(run, {})[peer] = with_events
-        self._outbox.is_urgent = True  # what was noted so far is in the store before the answer goes out
         return True
 
     # Deciding
 
-    def _apply(self, flow: OpenFlow, event: rules.Event, *, is_urgent: bool = True) -> None:
+    def _apply(self, flow: OpenFlow, event: rules.Event) -> None:
         """Ask the rules about an event and about all that follows from it."""
         events: deque[rules.Event] = deque([event])
         while events:
@@ -321,7 +339,6 @@ class Loop:
             before = flow.slice(event)
             state, commands = rules.decide(before, event, self._clock.now())
             if state is not before:
-                self._outbox.is_urgent |= is_urgent
                 self._keep(flow, before, state)
             for command in commands:
                 events.extend(self._command(flow, command))
@@ -378,7 +395,8 @@ class Loop:
                 if (body := flow.attempts.get(BODY)) is not None:
                     self._send(body.worker, {"type": "refused", "key": key, "reason": reason})
             case rules.RunOver():
-                for peer in sorted(self._watchers.pop(run, ())):
+                self._tell_watchers()
+                for peer in self._watchers.pop(run, {}):
                     self._send(peer, {"type": "ended", "run": run, "state": str(flow.run.state)})
                 if not flow.attempts:
                     self._ended.append(run)
@@ -463,14 +481,17 @@ class Loop:
             name = worker.name
             self._outbox.later(lambda: self._launch(name))
         elif worker.is_joined:
-            self._send_task(worker, task)
+            self._begin(worker, task)
 
     def _launch(self, name: str) -> None:
         if (worker := self.workers.get(name)) is not None:
             self._control.launch(name, worker.spec)
 
-    def _send_task(self, worker: Worker, task: Task) -> None:
-        """Tell a worker what to do, unless that is over by the time it is committed."""
+    def _begin(self, worker: Worker, task: Task) -> None:
+        """Tell a worker that is there what to do. Its time counts from here: a warm one is told at once."""
+        flow, key = self._flows[task[0]], CallKey(task[1])
+        self._apply(flow, rules.Began(key, task[2]))
+        self._limit_time(flow, key, task)
 
         def send() -> None:
             flow = self._flows.get(task[0])
@@ -521,6 +542,11 @@ class Loop:
 
     # Small things
 
+    def _tell_watchers(self) -> None:
+        news, self._news = self._news, {}
+        for peer, events in news.items():
+            self._send(peer, {"type": "events", "events": events})
+
     def _open(self, flow: OpenFlow) -> OpenFlow:
         self._flows[flow.run.id] = flow
         if flow.run.key:
@@ -553,6 +579,6 @@ class Loop:
     def _event(self, run: str, what: str, call: str = "", state: str = "", reason: str = "") -> None:
         event = RunEvent(RunId(run), self._clock.now(), what, call, str(state), reason)
         self._outbox.changes.events.append(event)
-        for peer, with_events in sorted(self._watchers.get(run, {}).items()):
+        for peer, with_events in self._watchers.get(run, {}).items():
             if with_events:
-                self._send(peer, {"type": "event", "event": messages.plain(event)})
+                self._news.setdefault(peer, []).append(messages.plain(event))

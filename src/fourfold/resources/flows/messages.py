@@ -115,8 +115,6 @@ def event(
     Raises when the frame is not what it says it is.
     """
     match header["type"]:
-        case "began":
-            return rules.Began(key, n)
         case "finished":
             result = values.from_wire(header["result"], parts)
             return rules.Finished(

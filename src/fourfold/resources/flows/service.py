@@ -125,8 +125,8 @@ class FlowService:
         """What happens to a run, as it happens, until it has ended."""
         seen, told = 0, set[RunEvent]()
         for frame in self._client.follow(run_id, with_events=True):
-            if frame["type"] == "event":
-                new = [_event(frame["event"])]
+            if frame["type"] == "events":
+                new = [_event(each) for each in frame["events"]]
             elif frame["type"] == "reply":  # this owner tells what comes; what came before is on record
                 new = list(self._all_events(run_id, seen))
                 seen = new[-1].seq if new else seen
@@ -425,25 +425,4 @@ def _reason(call: StepCall, holds: Mapping[str, str], *, has_owner: bool) -> Rea
     return Reason(call.key, call.state.value, text)
 
 
-def current_versions(storage: Any, models: Any = None) -> Resolve:
-    """What names stand for now, for the cache: tables by their latest version; versions never move."""
-
-    def resolve(ref: Ref) -> str | None:
-        try:
-            match ref.kind:
-                case "table":
-                    return str(storage.describe(ref.name).version)
-                case "blob" | "run" | "training_set":
-                    return ref.version
-                case "model" if models is not None:
-                    models.resolve(f"{ref.name}/{ref.version}")
-                    return ref.version
-                case _:
-                    return None
-        except NotFound:
-            return None
-
-    return resolve
-
-
-__all__ = ["FlowService", "RunId", "current_versions"]
+__all__ = ["FlowService", "RunId"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -118,11 +118,14 @@ class FlowTables:
         self._catalog = catalog
         self._also = also
         self._upserts = {
-            table.name: _upsert(table, is_sqlite=catalog.is_sqlite)
+            table.name: _Prepared(_upsert(table, is_sqlite=catalog.is_sqlite))
             for table in (flow_run, flow_call, flow_attempt, flow_deployment, flow_cache)
         }
-        self._append_event = sa.insert(flow_event)
-        self._fence = (
+        columns = [column.name for column in flow_event.c if column.name != "seq"]
+        self._append_event = _Prepared(
+            sa.insert(flow_event).values({name: sa.bindparam(name) for name in columns})
+        )
+        self._fence = _Prepared(
             sa.update(flow_owner)
             .where(flow_owner.c.id == 1, flow_owner.c.epoch == sa.bindparam("mine"))
             .values(epoch=flow_owner.c.epoch)
@@ -144,7 +147,7 @@ class FlowTables:
 
     def commit(self, epoch: int, changes: Changes) -> None:
         with self._catalog.write() as connection:
-            if connection.execute(self._fence, {"mine": epoch}).rowcount != 1:
+            if self._fence.execute(connection, [{"mine": epoch}]) != 1:
                 raise Fenced(
                     "another process has taken over this project's flows; this one stops",
                     ways_on=["nothing is lost: the other one goes on with all runs"],
@@ -157,28 +160,15 @@ class FlowTables:
                 raise Conflict(f"an idempotency key is taken: {error.orig}") from error
 
     def _write(self, connection: sa.Connection, changes: Changes) -> None:
-        if changes.runs:
-            connection.execute(self._upserts["flow_run"], [_run_row(run) for run in changes.runs.values()])
-        if changes.calls:
-            rows = [_call_row(call) for call in changes.calls.values()]
-            connection.execute(self._upserts["flow_call"], rows)
-        if changes.attempts:
-            rows = [_attempt_row(attempt) for attempt in changes.attempts.values()]
-            connection.execute(self._upserts["flow_attempt"], rows)
-        if changes.deployments:
-            rows = [
-                {"flow": deployment.flow, "format": FORMAT, "record": _encode(deployment)}
-                for deployment in changes.deployments.values()
-            ]
-            connection.execute(self._upserts["flow_deployment"], rows)
-        if changes.cache:
-            rows = [
-                {"key": entry.key, "at_us": entry.at, "format": FORMAT, "record": _encode(entry)}
-                for entry in changes.cache.values()
-            ]
-            connection.execute(self._upserts["flow_cache"], rows)
-        if changes.events:
-            connection.execute(self._append_event, [_event_row(event) for event in changes.events])
+        for table, rows in (
+            ("flow_run", [_run_row(run) for run in changes.runs.values()]),
+            ("flow_call", [_call_row(call) for call in changes.calls.values()]),
+            ("flow_attempt", [_attempt_row(attempt) for attempt in changes.attempts.values()]),
+            ("flow_deployment", [_deployed_row(deployed) for deployed in changes.deployments.values()]),
+            ("flow_cache", [_cache_row(entry) for entry in changes.cache.values()]),
+        ):
+            self._upserts[table].execute(connection, rows)
+        self._append_event.execute(connection, [_event_row(event) for event in changes.events])
 
     def load_open(self) -> tuple[OpenRun, ...]:
         with self._catalog.read() as connection:
@@ -304,12 +294,37 @@ class FlowTables:
             )
 
 
+class _Prepared:
+    """A statement compiled once and run as text: a third of the time that building it anew takes."""
+
+    def __init__(self, statement: Any) -> None:
+        self._statement = statement
+        self._text = ""
+        self._order: Sequence[str] | None = None
+        self._fixed: Mapping[str, Any] = {}
+
+    def execute(self, connection: sa.Connection, rows: Sequence[Mapping[str, Any]]) -> int:
+        """Run it for each row; how many rows it met."""
+        if not rows:
+            return 0
+        if not self._text:
+            compiled = self._statement.compile(dialect=connection.dialect)
+            self._order, self._text = compiled.positiontup, str(compiled)
+            self._fixed = {name: value for name, value in compiled.params.items() if name not in rows[0]}
+        order = self._order
+        if self._fixed:
+            rows = [{**self._fixed, **row} for row in rows]
+        values: Any = rows if order is None else [tuple([row[name] for name in order]) for row in rows]
+        return connection.exec_driver_sql(self._text, values if len(rows) > 1 else values[0]).rowcount
+
+
 def _upsert(table: sa.Table, *, is_sqlite: bool) -> Any:
     """Write whole rows; writing one again replaces it."""
     insert: Any = sqlite.insert(table) if is_sqlite else postgresql.insert(table)
     keys = [column.name for column in table.primary_key]
     rest = {column.name: insert.excluded[column.name] for column in table.c if column.name not in keys}
-    return insert.on_conflict_do_update(index_elements=keys, set_=rest)
+    values: dict[str, Any] = {column.name: sa.bindparam(column.name) for column in table.c}
+    return insert.values(values).on_conflict_do_update(index_elements=keys, set_=rest)
 
 
 def _run_row(run: FlowRun) -> dict[str, Any]:
@@ -350,6 +365,14 @@ def _attempt_row(attempt: Attempt) -> dict[str, Any]:
         "format": FORMAT,
         "record": _encode(attempt),
     }
+
+
+def _deployed_row(deployed: DeployedFlow) -> dict[str, Any]:
+    return {"flow": deployed.flow, "format": FORMAT, "record": _encode(deployed)}
+
+
+def _cache_row(entry: CacheEntry) -> dict[str, Any]:
+    return {"key": entry.key, "at_us": entry.at, "format": FORMAT, "record": _encode(entry)}
 
 
 def _event_row(event: RunEvent) -> dict[str, Any]:
