@@ -206,6 +206,7 @@ def usage(header: Mapping[str, Any]) -> Usage:
         read_bytes=told.get("read_bytes"),
         written_bytes=told.get("written_bytes"),
         memory_peak_is_exact=told.get("memory_peak_is_exact", True),
+        flops=told.get("flops"),
     )
 
 
