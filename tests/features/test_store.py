@@ -65,6 +65,20 @@ def test_what_a_table_holds_is_materialised_and_equals_what_was_pushed(store: St
     assert store.features.push("departures", EVENTS).duplicates == 4
 
 
+def test_a_rebuilt_store_stands_as_it_did_and_a_replay_of_the_rest_is_equal_again(store: Store) -> None:
+    store.features.push("departures", EVENTS)
+    whole = values(store, "JFK", 95)
+    (again,) = store.features.materialize(until=at(60), rebuild=True)
+    assert (again.applied, again.duplicates, again.watermark) == (3, 0, 7)  # numbers go on
+    assert values(store, "JFK", 95) != whole
+    assert store.features.push("departures", EVENTS, record=False).applied == 1
+    assert values(store, "JFK", 95) == whole
+    answer = store.features.online("delays", [{"origin": "JFK"}], at=at(95))
+    row = dict(zip(answer.names, answer.rows[0].values, strict=True))
+    served = pa.Table.from_pylist([{"origin": "JFK", "at": answer.at, "watermark": answer.watermark, **row}])
+    assert store.features.audit("delays", served).is_equal
+
+
 def test_served_values_are_equal_to_the_recomputed_ones(store: Store) -> None:
     served = []
     for row in range(4):

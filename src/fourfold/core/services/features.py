@@ -133,12 +133,14 @@ class Features(Protocol):
 
     @route("POST /features/materialize", needs=Role.editor)
     def materialize(
-        self, *, sources: Sequence[str] = (), until: Instant | None = None
+        self, *, sources: Sequence[str] = (), until: Instant | None = None, rebuild: bool = False
     ) -> tuple[Materialized, ...]:
         """Apply what the sources' tables hold and the online store has not seen; all sources by default.
 
         Only events known by `until` (default: now) are taken. It may be stopped and run again: what
-        was applied is not applied twice.
+        was applied is not applied twice. With `rebuild`, what the online store holds of the sources is
+        dropped first, so that it stands as it did at `until` (to replay a day); meanwhile reads find less,
+        and what was served before cannot be audited any more.
         """
         ...
 

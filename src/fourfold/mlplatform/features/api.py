@@ -295,11 +295,14 @@ def push(source: values.Source | str, events: Any, *, record: bool = True) -> va
 
 
 def materialize(
-    *sources: values.Source | str, until: datetime | Instant | None = None
+    *sources: values.Source | str, until: datetime | Instant | None = None, rebuild: bool = False
 ) -> tuple[values.Materialized, ...]:
-    """Bring the online store up to what the sources' tables hold (all sources by default)."""
+    """Bring the online store up to what the sources' tables hold (all sources by default).
+
+    With `rebuild` it is emptied of them first, and then stands as it did at `until`.
+    """
     names = [source if isinstance(source, str) else source.name for source in sources]
-    return context.services().features.materialize(sources=names, until=_instant(until))
+    return context.services().features.materialize(sources=names, until=_instant(until), rebuild=rebuild)
 
 
 def online(

@@ -196,6 +196,24 @@ class Ingest:
                     writer.delete(Space.meta, key)
             self._bump(writer)
 
+    def forget(self, feed: Feed) -> None:
+        """Drop what was applied of a source, as if no event had come yet; sequence numbers go on.
+
+        Its buffer has to be flushed before: what is only there would never come again.
+        """
+        mine = source_id(feed.source)
+        with self._store.write() as writer:
+            for space, prefix in (
+                (Space.seen, mine),
+                (Space.meta, _READY + mine),
+                *((Space.state, program.prefix) for program in feed.programs),
+            ):
+                for key in [key for key, _ in writer.scan(space, prefix)]:
+                    writer.delete(space, key)
+            buffered = self._counts(writer, feed.source).buffered
+            self._put_counts(writer, feed.source, Counts(buffered=buffered))
+            self._bump(writer)
+
     def watermark(self, reader: OnlineReader) -> int:
         """The sequence number of the last event applied; 0 before the first."""
         return _number(reader.get(Space.meta, _WATERMARK))

@@ -212,10 +212,15 @@ class FeatureStore:
         return self._tables.flush(feed.source)
 
     def materialize(
-        self, *, sources: Sequence[str] = (), until: Instant | None = None
+        self, *, sources: Sequence[str] = (), until: Instant | None = None, rebuild: bool = False
     ) -> tuple[Materialized, ...]:
         known = self._clock.now() if until is None else until
         names = self._source_names(sources)
+        if rebuild:
+            for name in names:
+                feed, _ = self._feed(name)
+                self._tables.flush(feed.source)
+                self._ingest.forget(feed)
         return tuple(self._materialize(name, known) for name in names)
 
     def _materialize(self, name: str, until: Instant) -> Materialized:
