@@ -91,9 +91,13 @@ def test_a_price_that_changes_later_does_not_change_what_was_paid(
 
 
 def test_recording_joins_the_callers_unit_of_work(compute: Compute, catalog: Catalog) -> None:
-    with pytest.raises(RuntimeError), catalog.write() as connection:
-        compute.record_in(connection, (report("lost"),))
-        raise RuntimeError("the loop's own commit failed")
+    def fails() -> None:
+        with catalog.write() as connection:
+            compute.record_in(connection, (report("lost"),))
+            raise RuntimeError("the loop's own commit failed")
+
+    with pytest.raises(RuntimeError, match="own commit"):
+        fails()
     with catalog.write() as connection:
         compute.record_in(connection, (report("kept"),))
         compute.record_in(connection, ())
@@ -140,6 +144,25 @@ def test_units_show_the_newest_measurement_of_their_own_hardware(
     assert (info.measurement.id, info.measurement.is_confident) == ("b1", False)
     assert info.measurement.figures == (figure,)
     assert [each.id for each in compute.measurements()] == ["b1", "b0"]
+
+
+def test_arithmetic_is_judged_against_the_newest_peak_that_nobody_disturbed(
+    compute: Compute, catalog: Catalog
+) -> None:
+    (unknown,) = compute.accounted((report("a"),))
+    assert unknown.account.flops_utilisation is None
+    assert "peak is unknown" in unknown.account.sentence
+    tables = ComputeTables(catalog)
+    for number, (gflops, busy) in enumerate(((50.0, 0.0), (100.0, 0.05), (5.0, 1.5))):
+        figure = Figure(FigureName.fp32_all, gflops, "GFLOP/s", gflops, gflops, 5)
+        tables.add_measurement(
+            UNIT,
+            Measurement(
+                f"b{number}", "local", UNIT.fingerprint, Instant(number), 3.0, True, (figure,), {}, busy
+            ),
+        )
+    (judged,) = compute.accounted((report("a"),))  # 1e12 operations in 10 s, on 2 of the 4 cores
+    assert judged.account.flops_utilisation == pytest.approx(1e12 / (10 * 100e9 * 0.5))
 
 
 def test_the_present_environment_is_remembered_with_its_lock(compute: Compute) -> None:
