@@ -13,6 +13,8 @@ from fourfold.core.catalog import AuditEntry, principal
 from fourfold.core.context import Ref
 from fourfold.core.times import Instant
 
+_INSERT = table.insert()
+
 
 def record(
     connection: sa.Connection,
@@ -25,15 +27,16 @@ def record(
 ) -> None:
     """Add an entry. `by` is whoever acts now, unless somebody else is named."""
     connection.execute(
-        table.insert().values(
-            at_us=at,
-            principal=principal() if by is None else by,
-            action=action,
-            kind=ref.kind,
-            name=ref.name,
-            version=ref.version,
-            facts=wire.encode(facts or {}),
-        )
+        _INSERT,
+        {
+            "at_us": at,
+            "principal": principal() if by is None else by,
+            "action": action,
+            "kind": ref.kind,
+            "name": ref.name,
+            "version": ref.version,
+            "facts": wire.encode(facts or {}),
+        },
     )
 
 

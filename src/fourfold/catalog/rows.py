@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
@@ -20,7 +21,7 @@ def insert_new(connection: sa.Connection, table: sa.Table, values: Sequence[Mapp
         return 0
     count = 0
     for chunk in chunks(values):
-        statement = _insert(connection, table).values(list(chunk)).on_conflict_do_nothing()
+        statement = _insert(connection.dialect.name, table).values(list(chunk)).on_conflict_do_nothing()
         # Without the option SQLAlchemy forgets what psycopg counted.
         count += connection.execute(statement.execution_options(preserve_rowcount=True)).rowcount
     return count
@@ -28,10 +29,7 @@ def insert_new(connection: sa.Connection, table: sa.Table, values: Sequence[Mapp
 
 def put(connection: sa.Connection, table: sa.Table, value: Mapping[str, Any]) -> None:
     """Insert a row, or set its other columns where its primary key is taken."""
-    keys = {column.name for column in table.primary_key}
-    statement = _insert(connection, table).values(dict(value))
-    rest = {name: statement.excluded[name] for name in value if name not in keys}
-    connection.execute(statement.on_conflict_do_update(index_elements=sorted(keys), set_=rest))
+    connection.execute(_upsert(connection.dialect.name, table, tuple(value)), dict(value))
 
 
 def chunks(values: Iterable[T], size: int = CHUNK) -> Iterator[list[T]]:
@@ -46,6 +44,15 @@ def chunks(values: Iterable[T], size: int = CHUNK) -> Iterator[list[T]]:
         yield chunk
 
 
-def _insert(connection: sa.Connection, table: sa.Table) -> Any:
+@cache
+def _upsert(dialect: str, table: sa.Table, columns: tuple[str, ...]) -> Any:
+    """Built once for the columns given: building costs more than running it."""
+    keys = {column.name for column in table.primary_key}
+    statement = _insert(dialect, table)
+    rest = {name: statement.excluded[name] for name in columns if name not in keys}
+    return statement.on_conflict_do_update(index_elements=sorted(keys), set_=rest)
+
+
+def _insert(dialect: str, table: sa.Table) -> Any:
     """The dialects' inserts know `ON CONFLICT` and share its spelling, but no base class."""
-    return (sqlite if connection.dialect.name == "sqlite" else postgresql).insert(table)
+    return (sqlite if dialect == "sqlite" else postgresql).insert(table)
