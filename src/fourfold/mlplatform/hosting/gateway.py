@@ -105,6 +105,7 @@ class GatewayProcess:
             self.url = f"http://{host}:{port}"
             await self._claim()
             await self._jobs.reap()
+            await self.reconcile()  # so that the first request finds its endpoint
             loops.extend(
                 asyncio.create_task(loop)
                 for loop in (self._reconcile_on(), self._watch_on(), self._log_on(), self._seen_on())
@@ -157,8 +158,9 @@ class GatewayProcess:
             number = await asyncio.to_thread(tables.change_number)
             if number == self._change_number:
                 return
-            rows = await asyncio.to_thread(tables.endpoints)
+            # In this order: a wish that comes in between has its endpoint among the rows.
             wishes = await asyncio.to_thread(tables.wishes)
+            rows = await asyncio.to_thread(tables.endpoints)
             for row in rows:
                 endpoint = self.endpoints.get(row.name)
                 if endpoint is None:
@@ -216,10 +218,7 @@ class GatewayProcess:
             case rule.Route():
                 if behind is not None and behind.channel is not None:
                     behind.lane.attach(behind.channel)
-                if command.duty is Duty.live:
-                    endpoint.live = behind
-                else:
-                    endpoint.shadow = behind
+                endpoint.route(command.duty, behind)
             case rule.Drain() if behind is not None:
                 if behind.lane.is_idle:
                     asyncio.get_running_loop().call_soon(self._idle, endpoint, command.id)
@@ -239,14 +238,14 @@ class GatewayProcess:
 
         try:
             await asyncio.to_thread(look_up_features, behind, self.parts.features, self.parts.storage)
-            key = _job_key(deployment, generation)
+            key = self._job_key(deployment, generation)
             await self._jobs.start(deployment, key, self._workers_address, is_wanted)
         except FourfoldError as error:
             self._decide(endpoint, rule.Ended(deployment.id, generation, str(error)))
 
     def _worker_called(self, channel: WorkerChannel) -> None:
         """A worker has loaded its model and called in."""
-        _, endpoint_name, id_, generation_text = channel.key.split("/")
+        endpoint_name, id_, generation_text = channel.key.split("/")[-3:]
         generation = int(generation_text)
         endpoint = self.endpoints.get(endpoint_name)
         slot = endpoint.swap.slot(id_) if endpoint is not None else None
@@ -298,7 +297,7 @@ class GatewayProcess:
         if slot is None or slot.generation != generation or self._stopping:
             return
         behind.lane.detach("its worker ended and is being restarted")
-        key = _job_key(behind.deployment, generation)
+        key = self._job_key(behind.deployment, generation)
         await self._ended(endpoint, behind, generation, await self._jobs.how_it_ended(key))
 
     async def _ended(self, endpoint: RunningEndpoint, behind: Behind, generation: int, reason: str) -> None:
@@ -311,7 +310,7 @@ class GatewayProcess:
         if channel is not None:
             channel.close()
         if command.generation:
-            self._spawn(self._jobs.stop(_job_key(behind.deployment, command.generation)))
+            self._spawn(self._jobs.stop(self._job_key(behind.deployment, command.generation)))
         slot = endpoint.swap.slot(behind.deployment.id)
         if slot is not None and slot.phase.is_over:
             self._hand_over(endpoint, behind)
@@ -323,9 +322,9 @@ class GatewayProcess:
             live.lane.adopt(behind.lane)
             return
         if live is behind:
-            endpoint.live = None
+            endpoint.route(Duty.live, None)
         if endpoint.shadow is behind:
-            endpoint.shadow = None
+            endpoint.route(Duty.shadow, None)
         behind.lane.abandon(
             Unavailable(f"endpoint '{endpoint.name}' has been stopped", ways_on=["deploy a version"])
         )
@@ -357,7 +356,7 @@ class GatewayProcess:
 
     async def _look_at_starting(self, endpoint: RunningEndpoint) -> None:
         starting = {
-            _job_key(endpoint.behind[slot.id].deployment, slot.generation): slot
+            self._job_key(endpoint.behind[slot.id].deployment, slot.generation): slot
             for slot in endpoint.swap.slots
             if slot.phase is Phase.starting and endpoint.behind[slot.id].channel is None
         }
@@ -444,7 +443,7 @@ class GatewayProcess:
                     behind.channel.close()
                 slot = endpoint.swap.slot(behind.deployment.id)
                 if slot is not None and slot.generation:
-                    await self._jobs.stop(_job_key(behind.deployment, slot.generation))
+                    await self._jobs.stop(self._job_key(behind.deployment, slot.generation))
         self.parts.door.close()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
@@ -458,14 +457,14 @@ class GatewayProcess:
         if not task.cancelled() and (error := task.exception()) is not None:
             logger.error("a defect in the gateway", exc_info=error)
 
+    def _job_key(self, deployment: Deployment, generation: int) -> str:
+        """A key is used once for ever, and each gateway counts generations from 1."""
+        return f"worker/{self.id}/{deployment.endpoint}/{deployment.id}/{generation}"
+
     def _next_prediction_id(self) -> str:
         """Unique at the cost of a sum: this gateway's own 128 bits, and a number."""
         self._prediction_number += 1
         return f"{self._prediction_base}-{self._prediction_number:x}"
-
-
-def _job_key(deployment: Deployment, generation: int) -> str:
-    return f"worker/{deployment.endpoint}/{deployment.id}/{generation}"
 
 
 def _place(wish: Wish) -> tuple[str, Duty]:

@@ -190,6 +190,7 @@ class GatewayApp:
     ) -> bytes:
         if b"inference-header-content-length" in headers:
             raise Refused("tensors in binary are not spoken here", ways_on=["send JSON data"])
+        await endpoint.answering(_deadline_s(headers))
         asked = oip.read(body, self._live(endpoint, version).asked())
         answer = await endpoint.predict(
             asked.rows, t=_time(asked.parameters.get("t")), deadline_s=_deadline_s(headers)

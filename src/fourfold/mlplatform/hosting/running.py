@@ -12,7 +12,7 @@ import pyarrow as pa
 from fourfold.core.decide.swap import Swap, health
 from fourfold.core.errors import FourfoldError, Refused, Unavailable
 from fourfold.core.features import Status
-from fourfold.core.hosting import Deployment, EndpointSettings, Health, Missing, Phase, Scalar, Traffic
+from fourfold.core.hosting import Deployment, Duty, EndpointSettings, Health, Missing, Phase, Scalar, Traffic
 from fourfold.core.ports.clock import Clock
 from fourfold.core.ports.model_worker import WorkerChannel
 from fourfold.core.services.features import Plan
@@ -24,6 +24,9 @@ from fourfold.mlplatform.hosting.log import EndpointLog, Served
 LATENCIES_MAX = 2048
 SHADOW_REQUESTS_MAX = 1024
 """Copies under way at once; beyond it requests are not copied."""
+
+COMING = frozenset({Health.starting, Health.degraded, Health.crash_looping})
+"""States in which a version that will answer is on its way."""
 
 Rows = Sequence[Mapping[str, Scalar]]
 
@@ -120,6 +123,8 @@ class RunningEndpoint:
         self._counts = Traffic()
         self._request_count = self._row_count = self._error_count = self._refused_count = 0
         self._shadow_tasks: set[asyncio.Task[None]] = set()
+        self._is_routed = asyncio.Event()
+        self._waiting = 0
 
     async def predict(
         self, rows: Rows, *, t: Instant | None = None, deadline_s: float | None = None
@@ -139,19 +144,37 @@ class RunningEndpoint:
         self._row_count += len(rows)
         return answer
 
-    def ready(self, version: str = "") -> Behind:
-        """Whoever answers (`version` empty: the live one), or the error that says why nobody does."""
-        if version:
-            found = [each for each in self.behind.values() if each.deployment.model_version == version]
-            for each in found:
-                if each.lane.columns is not None and each.channel is not None:
-                    return each
-            raise Unavailable(f"version {version} of endpoint '{self.name}' is not ready")
-        if self.live is None or self.live.lane.columns is None:
+    def route(self, duty: Duty, behind: Behind | None) -> None:
+        """Give the duty's requests to this deployment from now on; to none if `None`."""
+        if duty is Duty.shadow:
+            self.shadow = behind
+            return
+        self.live = behind
+        if behind is None:
+            self._is_routed.clear()
+        else:
+            self._is_routed.set()
+
+    async def answering(self, within_s: float | None = None) -> Behind:
+        """Whoever answers. One that is on its way is awaited (by as many requests as may queue)."""
+        if self.live is None and self.health()[0] in COMING and self._waiting < self.settings.queue_rows_max:
+            self._waiting += 1
+            try:
+                async with asyncio.timeout(self.settings.deadline_s if within_s is None else within_s):
+                    await self._is_routed.wait()
+            except TimeoutError:
+                pass  # said below, with the reason
+            finally:
+                self._waiting -= 1
+        return self.ready()
+
+    def ready(self) -> Behind:
+        """Whoever answers now, or the error that says why nobody does."""
+        if self.live is None:
             word, reason = self.health()
             raise Unavailable(
-                f"endpoint '{self.name}' is {word}: {reason}",
-                ways_on=["try again in a moment" if word is Health.starting else "deploy a version"],
+                f"endpoint '{self.name}' is {word}: {reason.partition(chr(10))[0]}",
+                ways_on=["try again in a moment" if word in COMING else "deploy a version"],
                 retry_after_s=1.0,
             )
         return self.live
@@ -203,7 +226,7 @@ class RunningEndpoint:
                 f"{len(rows)} rows in one request; at most {self.settings.request_rows_max} are answered",
                 ways_on=["send fewer at once, or score a table: ff.predict_table"],
             )
-        behind = self.ready()
+        behind = await self.answering(deadline_s)
         at = self._clock.now() if t is None else t
         prepared = self._prepare(behind, rows, at)
         deadline = began_s + (self.settings.deadline_s if deadline_s is None else deadline_s)
