@@ -132,7 +132,7 @@ def verify(connection: sa.Connection, at: Instant, secret: str) -> Identity:
 
 
 def _unauthenticated(what: str) -> Unauthenticated:
-    return Unauthenticated(f"the token {what}", ways_on=["ask an admin for one: fourfold token create"])
+    return Unauthenticated(f"the token {what}", ways_on=["ask an admin for one: fourfold token new NAME"])
 
 
 def _role(connection: sa.Connection, name: str) -> Role:
