@@ -71,7 +71,8 @@ class MemoryFlowStore:
         rows.events.extend(changes.events)
 
     def load_open(self) -> tuple[OpenRun, ...]:
-        return tuple(self._open(run) for _, run in sorted(self.rows.runs.items()) if run.state.is_open)
+        found = [self._open(run) for _, run in sorted(self.rows.runs.items())]
+        return tuple(each for each in found if each.run.state.is_open or each.attempts)
 
     def load(self, run: RunId) -> OpenRun | None:
         found = self.rows.runs.get(run)
@@ -101,6 +102,7 @@ def check_flow_store(open_store: Callable[[], FlowStore]) -> None:
     _what_was_committed_is_loaded_again(store, open_store)
     _writing_twice_is_writing_once(store)
     _an_ended_run_is_no_longer_open(store)
+    _an_ended_run_is_open_while_an_attempt_of_it_is(store)
     _a_taken_key_is_refused_whole(store)
     _an_earlier_owner_cannot_write(store, open_store())
 
@@ -185,6 +187,19 @@ def _an_ended_run_is_no_longer_open(store: FlowStore) -> None:
     assert found is not None
     assert found.run == run
     assert found.calls[0].state is CallState.failed
+
+
+def _an_ended_run_is_open_while_an_attempt_of_it_is(store: FlowStore) -> None:
+    """Else nobody would ever close what was being stopped when its owner died."""
+    epoch = store.take_over("later", Instant(3))
+    run = replace(_run("run_0"), state=RunState.cancelled, ended_at=Instant(9))
+    attempt = Attempt(run.id, BODY, 1, Instant(5))
+    store.commit(epoch, _changes(run, _call("run_0", BODY, 0, CallState.cancelled), attempts=(attempt,)))
+    assert store.load_open()[0].run == run
+    assert store.load_open()[0].attempts == (attempt,)
+    ended = replace(attempt, ended_at=Instant(10), exit=Exit(ExitKind.cancelled))
+    store.commit(epoch, Changes(attempts={(run.id, BODY, 1): ended}))
+    assert [found.run.id for found in store.load_open()] == ["run_1", "run_3"]
 
 
 def _a_taken_key_is_refused_whole(store: FlowStore) -> None:

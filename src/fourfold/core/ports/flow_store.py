@@ -34,7 +34,7 @@ class CacheEntry:
 
 @dataclass(frozen=True, slots=True)
 class OpenRun:
-    """A run that has not ended, with all its calls and those attempts that have not ended."""
+    """A run with all its calls and those attempts that have not ended."""
 
     run: FlowRun
     calls: tuple[StepCall, ...]
@@ -74,7 +74,7 @@ class FlowStore(Protocol):
     def commit(self, epoch: int, changes: Changes) -> None: ...
 
     def load_open(self) -> tuple[OpenRun, ...]:
-        """All runs that have not ended, oldest first."""
+        """All runs that have not ended, or of which an attempt has not, oldest first."""
         ...
 
     def load(self, run: RunId) -> OpenRun | None:

@@ -115,12 +115,12 @@ def event(
     Raises when the frame is not what it says it is.
     """
     match header["type"]:
-        case "finished":
+        case "finished" if header["key"] == key:
             result = values.from_wire(header["result"], parts)
             return rules.Finished(
                 key, n, result, usage(header), refs(header, "reads"), refs(header, "writes")
             )
-        case "failed":
+        case "failed" if header["key"] == key:
             return rules.Failed(key, n, failure(header["failure"], parts), usage(header))
         case "call" if key == BODY:
             return rules.CallMade(call(run, header, parts, now), n)

@@ -69,6 +69,12 @@ flow_attempt = sa.Table(
     sa.Column("ended_at_us", sa.BigInteger),
     _format(),
     sa.Column("record", sa.LargeBinary, nullable=False),
+    sa.Index(
+        "ix_flow_attempt_open",
+        "run_id",
+        sqlite_where=sa.text("ended_at_us IS NULL"),
+        postgresql_where=sa.text("ended_at_us IS NULL"),
+    ),
 )
 flow_event = sa.Table(
     "flow_event",
@@ -172,8 +178,13 @@ class FlowTables:
 
     def load_open(self) -> tuple[OpenRun, ...]:
         with self._catalog.read() as connection:
+            has_attempt = flow_run.c.id.in_(
+                sa.select(flow_attempt.c.run_id).where(flow_attempt.c.ended_at_us.is_(None))
+            )
             found = connection.execute(
-                sa.select(flow_run.c.record).where(flow_run.c.state.in_(_OPEN)).order_by(flow_run.c.id)
+                sa.select(flow_run.c.record)
+                .where(flow_run.c.state.in_(_OPEN) | has_attempt)
+                .order_by(flow_run.c.id)
             )
             return tuple(self._open(connection, _run(record)) for (record,) in found.fetchall())
 

@@ -285,6 +285,12 @@ sa.Table(
     sa.Column("ended_at_us", sa.BigInteger),
     sa.Column("format", sa.Integer, nullable=False),
     sa.Column("record", sa.LargeBinary, nullable=False),
+    sa.Index(
+        "ix_flow_attempt_open",
+        "run_id",
+        sqlite_where=sa.text("ended_at_us IS NULL"),
+        postgresql_where=sa.text("ended_at_us IS NULL"),
+    ),
 )
 sa.Table(
     "flow_call",
