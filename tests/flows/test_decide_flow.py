@@ -390,7 +390,7 @@ _END_ATTEMPT, _CANCEL = rules._end_attempt, rules._cancel
 def test_a_broken_rule_is_noticed(name: str, broken: object, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rules, name, broken)
     hunt = settings(
-        max_examples=200, stateful_step_count=30, deadline=None, phases=[Phase.generate], database=None
+        max_examples=200, stateful_step_count=30, deadline=None, phases=[Phase.generate], derandomize=True
     )
     with pytest.raises((AssertionError, KeyError)):
         run_state_machine_as_test(FlowRules, settings=hunt)

@@ -29,6 +29,9 @@ def _one(seed: int) -> int:
     except Violation as violation:
         _say(*simulation.world.trace, f"seed {seed}: {violation}")
         return 1
+    except Exception:  # a fault of the loop: its traceback tells where, the history how it came there
+        _say(*simulation.world.trace)
+        raise
     _say(*simulation.world.trace, str(report))
     return 0
 

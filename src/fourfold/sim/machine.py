@@ -196,7 +196,6 @@ class Machine:
         self.ledger.begins(process.name, task, unit, process.spec.resources)
         self.world.note("worker", f"{process.name} begins {task[0]}/{task[1]}@{task[2]}")
         process.task = task
-        self._say(process, {"type": "began"}, [])
         ahead, process.ahead = process.ahead, []
         if header["kind"] == "body":
             process.outcomes = {}

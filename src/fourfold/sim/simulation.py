@@ -315,6 +315,13 @@ class Simulation:
 
     def run(self) -> Report:
         """Let it happen, to the end."""
+        try:
+            return self._run()
+        except Exception as fault:
+            fault.add_note(f"the history again: python -m fourfold.sim --seed {self.seed}")
+            raise
+
+    def _run(self) -> Report:
         self._start()
         while not self._is_over():
             self._turns += 1

@@ -1,0 +1,227 @@
+"""The production loop under seeded faults; and proof that the simulator sees what it is there to see."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+
+from fourfold.catalog.database import Catalog
+from fourfold.core.decide import flow as rules
+from fourfold.core.decide.place import Lease, place
+from fourfold.core.decide.retry import Again
+from fourfold.core.flows import Failure, FlowRun, StepCall
+from fourfold.core.ports.control import WorkerSpec
+from fourfold.core.ports.flow_store import Changes, FlowStore
+from fourfold.core.times import Instant
+from fourfold.resources.flows import placing
+from fourfold.resources.flows.loop import Loop
+from fourfold.resources.flows.outbox import Outbox
+from fourfold.resources.flows.tables import FlowTables
+from fourfold.resources.pools.workers import Worker
+from fourfold.sim.__main__ import main
+from fourfold.sim.machine import Machine
+from fourfold.sim.simulation import Simulation, simulate
+from fourfold.sim.world import FAULTS, Violation
+from fourfold.testing.flow_store import MemoryFlowStore
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_whatever_fails_nothing_is_lost_or_done_twice_and_everything_ends(seed: int) -> None:
+    simulate(seed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("first", range(1000, 2000, 100))
+def test_the_same_for_many_more_seeds(first: int) -> None:
+    for seed in range(first, first + 100):
+        simulate(seed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(5000, 5015))
+def test_the_same_on_the_real_tables(seed: int, sqlite_catalog: Catalog) -> None:
+    on_tables = Simulation(seed, store=FlowTables(sqlite_catalog)).run()
+    assert on_tables == simulate(seed), "the store in memory is no easier than the real one"
+
+
+def test_a_seed_is_one_history() -> None:
+    first, second = Simulation(7), Simulation(7)
+    assert first.run() == second.run()
+    assert first.world.trace == second.world.trace
+
+
+def test_every_fault_happens_somewhere() -> None:
+    seen: set[str] = set()
+    for seed in range(40):
+        seen.update(simulate(seed).faults)
+    assert seen == set(FAULTS)
+
+
+def test_the_command_tells_a_history(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--seed", "1"]) == 0
+    out = capsys.readouterr().out
+    assert "owner 1    starts" in out
+    assert "begins run_00001/flow@1" in out
+    assert out.splitlines()[-1].startswith("seed 1: ")
+    assert main(["--seeds", "1:3"]) == 0
+    assert capsys.readouterr().out == "2 of 2 seeds hold\n"
+
+
+# What is broken on purpose
+
+
+class DropsACommit(MemoryFlowStore):
+    """Says that it has kept what it has not, now and then."""
+
+    count = 0
+
+    def commit(self, epoch: int, changes: Changes) -> None:
+        self.count += 1
+        if self.count % 10:
+            super().commit(epoch, changes)
+
+
+class WritesHalf(MemoryFlowStore):
+    """A commit of which only the runs and calls arrive."""
+
+    def commit(self, epoch: int, changes: Changes) -> None:
+        super().commit(
+            epoch, Changes(runs=changes.runs, calls=changes.calls, deployments=changes.deployments)
+        )
+
+
+class TakesFromAnybody(MemoryFlowStore):
+    """Has no fence between owners."""
+
+    def commit(self, epoch: int, changes: Changes) -> None:
+        super().commit(self.rows.epoch, changes)
+
+
+class KnowsNoKeys(MemoryFlowStore):
+    """Does not know the run that an idempotency key names."""
+
+    def run_by_key(self, key: str) -> FlowRun | None:
+        return None
+
+    def commit(self, epoch: int, changes: Changes) -> None:
+        self.rows.run_of_key.clear()
+        super().commit(epoch, changes)
+
+
+class StartsTwice(Machine):
+    """An engine that ignores its idempotency key."""
+
+    def submit(self, name: str, spec: WorkerSpec, owner: int) -> None:
+        self._started.discard(name)
+        super().submit(name, spec, owner)
+
+
+class LeavesWorkers(Machine):
+    """An engine whose workers outlive their owner."""
+
+    def reap(self) -> None:
+        pass
+
+    def owner_died(self) -> None:
+        pass
+
+
+class TakesAnyWord(Loop):
+    """Takes each word of a worker for one about its present task."""
+
+    def _from_worker(self, worker: Worker, header: dict[str, Any], parts: list[bytes]) -> None:
+        if worker.task is not None and header["type"] in ("finished", "failed"):
+            run, key, n = worker.task
+            header = {**header, "run": run, "key": key, "n": n}
+        super()._from_worker(worker, header, parts)
+
+
+class ActsAtOnce(Loop):
+    """Carries out what it decided before that is stored."""
+
+    class Hasty(Outbox):
+        def commit(self, now: Instant) -> bool:
+            self.act()
+            return super().commit(now)
+
+    def __init__(self, *, store: FlowStore, **options: Any) -> None:
+        super().__init__(store=store, **options)
+        self._outbox = self.Hasty(store)
+
+
+class ForgetsWhatItHeld(Loop):
+    """Takes over without looking at what is open."""
+
+    def take_over(self, owner: str) -> None:
+        self._outbox.epoch = self._store.take_over(owner, self._clock.now())
+        self.scheduler.load(self._store.deployments())
+
+
+class GivesUpOnTheStore(Loop):
+    """Goes on as if a commit that failed had been made."""
+
+    class Careless(Outbox):
+        def commit(self, now: Instant) -> bool:
+            if not super().commit(now):
+                self.changes, self._again_at = Changes(), None
+            return True
+
+    def __init__(self, *, store: FlowStore, **options: Any) -> None:
+        super().__init__(store=store, **options)
+        self._outbox = self.Careless(store)
+
+
+def _no_leases(units: Any, leases: Sequence[Lease], waiting: Any, now: Instant) -> Any:
+    return place(units, (), waiting, now)
+
+
+def _tries_for_ever(call: StepCall, failure: Failure, now: Instant) -> Again:
+    return Again(now, "once more", uses_try=True)
+
+
+def _first_seed_that_sees(make: Callable[[int], Simulation], first: int = 0) -> str:
+    for seed in range(first, first + 300):
+        try:
+            make(seed).run()
+        except (Violation, KeyError) as fault:
+            return f"{fault} {fault.__notes__}"
+    return "nothing was seen"
+
+
+@pytest.mark.parametrize(
+    ("broken", "words"),
+    [
+        (lambda seed: Simulation(seed, store=DropsACommit()), ""),
+        (lambda seed: Simulation(seed, store=WritesHalf()), ""),
+        (lambda seed: Simulation(seed, store=TakesFromAnybody()), ""),
+        (lambda seed: Simulation(seed, store=KnowsNoKeys()), "was answered with"),
+        (lambda seed: Simulation(seed, make_machine=StartsTwice), "still runs"),
+        (lambda seed: Simulation(seed, make_machine=LeavesWorkers), "still runs"),
+        (lambda seed: Simulation(seed, make_loop=ActsAtOnce), ""),
+        (lambda seed: Simulation(seed, make_loop=ForgetsWhatItHeld), "nothing will ever happen again"),
+        (lambda seed: Simulation(seed, make_loop=GivesUpOnTheStore), ""),
+    ],
+    ids=lambda each: "" if isinstance(each, str) else each.__code__.co_names[-1],
+)
+def test_a_broken_part_is_caught(broken: Callable[[int], Simulation], words: str) -> None:
+    seen = _first_seed_that_sees(broken)
+    assert words in seen
+    assert "python -m fourfold.sim --seed" in seen, "it says how to see it again"
+
+
+def test_a_loop_that_takes_any_word_is_caught() -> None:
+    """It needs the same word twice, and a warm worker that goes on with the same run: rare, so we begin late."""
+    seen = _first_seed_that_sees(lambda seed: Simulation(seed, make_loop=TakesAnyWord), first=90)
+    assert "a result that is not its own" in seen
+
+
+def test_a_loop_that_counts_no_capacity_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(placing, "place", _no_leases)
+    assert "more than it has" in _first_seed_that_sees(Simulation)
+
+
+def test_a_loop_that_never_gives_up_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rules, "after_failure", _tries_for_ever)
+    assert "was tried" in _first_seed_that_sees(Simulation)
