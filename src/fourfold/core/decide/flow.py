@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from typing import Any
 
 from fourfold.core.context import Ref
 from fourfold.core.decide.retry import Again, GiveUp, after_failure
@@ -328,12 +329,11 @@ def _call_made(state: Slice, event: CallMade, now: Instant) -> tuple[Slice, tupl
         return state, (refusal,)
     if (known := state.calls.get(call.key)) is not None:  # the body was run again
         return state, (Tell(call.key),) if not known.state.is_open else ()
-    call = replace(call, seq=state.run.call_count + 1)
-    run = replace(state.run, call_count=call.seq)
+    seq = state.run.call_count + 1
     bad = [dep for dep in call.deps if dep in state.calls and _is_bad(state.calls[dep])]
     left = [dep for dep in call.deps if dep not in state.calls or not state.calls[dep].state.is_good]
-    call = replace(call, state=CallState.blocked, deps_left=len(left), reason=_waits_for(left))
-    state = replace(state, run=run)
+    call = replace(call, seq=seq, state=CallState.blocked, deps_left=len(left), reason=_waits_for(left))
+    state = replace(state, run=replace(state.run, call_count=seq))
     if bad:
         return _input_failed(state, call, state.calls[bad[0]], now)
     if left:
@@ -383,10 +383,10 @@ def _input_settled(state: Slice, event: InputSettled, now: Instant) -> tuple[Sli
     if _is_bad(dep):
         return _input_failed(state, call, dep, now)
     left = call.deps_left - call.deps.count(dep.key)
-    call = replace(call, deps_left=left, reason=f"waits for {left} of its {len(call.deps)} inputs")
     if left > 0:
-        return _with(state, call), ()
-    return _make_ready(state, call, Move.unblock, now)
+        reason = f"waits for {left} of its {len(call.deps)} inputs"
+        return _with(state, replace(call, deps_left=left, reason=reason)), ()
+    return _make_ready(state, call, Move.unblock, now, deps_left=left)
 
 
 def _input_failed(
@@ -394,19 +394,23 @@ def _input_failed(
 ) -> tuple[Slice, tuple[Command, ...]]:
     """The failure of an input is the failure of whoever waits for it; it still names the call it began in."""
     how = "was cancelled" if dep.state is CallState.cancelled else "failed"
-    call = _move(call, Move.input_failed, f"its input {dep.key} {how}")
-    return _with(state, replace(call, failure=dep.failure, ended_at=now)), (Tell(call.key),)
+    told = f"its input {dep.key} {how}"
+    call = _move(call, Move.input_failed, told, failure=dep.failure, ended_at=now)
+    return _with(state, call), (Tell(call.key),)
 
 
 def _cache_answer(state: Slice, event: CacheAnswer, now: Instant) -> tuple[Slice, tuple[Command, ...]]:
     call = state.calls[event.key]
     if call.state is not CallState.ready:
         return state, ()
-    call = replace(call, cache_key=event.cache_key, reason=event.reason)
     if not event.source:
+        call = replace(call, cache_key=event.cache_key, reason=event.reason)
         return _with(state, call), (Queue(call.key),)
-    call = replace(
-        _move(call, Move.hit, event.reason),
+    call = _move(
+        call,
+        Move.hit,
+        event.reason,
+        cache_key=event.cache_key,
         result=event.result,
         reads=event.reads,
         writes=event.writes,
@@ -419,7 +423,7 @@ def _cache_answer(state: Slice, event: CacheAnswer, now: Instant) -> tuple[Slice
 def _leased(state: Slice, event: Leased, now: Instant) -> tuple[Slice, tuple[Command, ...]]:
     call = state.calls[event.key]
     assert event.key not in state.attempts, "one live attempt per call"
-    call = replace(_move(call, Move.lease, event.reason), attempt=call.attempt + 1, not_before=None)
+    call = _move(call, Move.lease, event.reason, attempt=call.attempt + 1, not_before=None)
     attempt = Attempt(
         call.run, call.key, call.attempt, leased_at=now, worker=event.worker, unit=event.unit, log=event.log
     )
@@ -436,7 +440,7 @@ def _began(state: Slice, event: Began, now: Instant) -> tuple[Slice, tuple[Comma
         return state, (Refuse(event.key, f"attempt {event.n} is not the present one ({call.attempt})"),)
     if call.state is not CallState.leased or call.attempt != event.n:
         return state, ()  # cancelled meanwhile, or told twice
-    call = replace(_move(call, Move.start, f"on {attempt.unit or attempt.worker}"), started_at=now)
+    call = _move(call, Move.start, f"on {attempt.unit or attempt.worker}", started_at=now)
     attempts = {**state.attempts, call.key: replace(attempt, started_at=now)}
     return _with(replace(state, attempts=attempts), call), ()
 
@@ -445,8 +449,10 @@ def _finished(state: Slice, event: Finished, now: Instant) -> tuple[Slice, tuple
     state, counts = _end_attempt(state, event.key, event.n, Exit(ExitKind.ok), event.usage, now)
     if not counts:
         return state, (Refuse(event.key, f"attempt {event.n} is not the present one; its result is dropped"),)
-    call = replace(
-        _move(state.calls[event.key], Move.finish, ""),
+    call = _move(
+        state.calls[event.key],
+        Move.finish,
+        "",
         result=event.result,
         reads=event.reads,
         writes=event.writes,
@@ -468,19 +474,21 @@ def _failed(state: Slice, event: Failed, now: Instant) -> tuple[Slice, tuple[Com
     call = state.calls[event.key]
     match after_failure(call, event.failure, now):
         case Again(at, reason, uses_try, is_loss):
-            call = replace(
-                call, tries=call.tries + uses_try, losses=call.losses + is_loss, failure=event.failure
-            )
+            spent = {
+                "tries": call.tries + uses_try,
+                "losses": call.losses + is_loss,
+                "failure": event.failure,
+            }
             if at <= now:
-                return _make_ready(state, call, Move.give_back, now, reason)
-            call = replace(_move(call, Move.wait, reason), not_before=at)
+                return _make_ready(state, call, Move.give_back, now, reason, **spent)
+            call = _move(call, Move.wait, reason, not_before=at, **spent)
             return _with(state, call), (Wake(call.key, at),)
         case GiveUp(reason):
             tries = call.tries + 1
             failure = replace(event.failure, call=call.key)
             if event.failure.kind is ExitKind.worker_lost:
                 failure = replace(failure, message=reason)
-            call = replace(_move(call, Move.fail, reason), tries=tries, failure=failure, ended_at=now)
+            call = _move(call, Move.fail, reason, tries=tries, failure=failure, ended_at=now)
             state = _with(state, call)
             if call.kind is not CallKind.body:
                 return state, (Tell(call.key),)
@@ -500,7 +508,7 @@ def _due(state: Slice, event: Due, now: Instant) -> tuple[Slice, tuple[Command, 
     call = state.calls[event.key]
     if call.state is not CallState.retry_wait:
         return state, ()
-    return _make_ready(state, replace(call, not_before=None), Move.due, now, call.reason)
+    return _make_ready(state, call, Move.due, now, call.reason, not_before=None)
 
 
 def _unmet(state: Slice, event: Unmet, now: Instant) -> tuple[Slice, tuple[Command, ...]]:
@@ -508,7 +516,7 @@ def _unmet(state: Slice, event: Unmet, now: Instant) -> tuple[Slice, tuple[Comma
     if call.state is not CallState.ready:
         return state, ()
     failure = Failure(ExitKind.failed, "Refused", event.reason, call=call.key, is_permanent=True)
-    call = replace(_move(call, Move.fail, event.reason), failure=failure, ended_at=now)
+    call = _move(call, Move.fail, event.reason, failure=failure, ended_at=now)
     return _with(state, call), (Tell(call.key),)
 
 
@@ -521,7 +529,7 @@ def _cancel(state: Slice, why: str, now: Instant) -> tuple[Slice, tuple[Command,
             continue
         if call.state.is_live and (attempt := state.attempts.get(key)) is not None:
             commands.append(Stop(key, attempt.n, why))
-        calls[key] = replace(_move(call, Move.cancel, why), ended_at=now)
+        calls[key] = _move(call, Move.cancel, why, ended_at=now)
     state = replace(state, calls=calls)
     if state.run.state.is_open:
         run = replace(state.run, state=RunState.cancelled, ended_at=now, reason=why or "cancelled")
@@ -581,15 +589,16 @@ def _end_attempt(
 
 
 def _make_ready(
-    state: Slice, call: StepCall, move: Move, now: Instant, reason: str = ""
+    state: Slice, call: StepCall, move: Move, now: Instant, reason: str = "", **more: Any
 ) -> tuple[Slice, tuple[Command, ...]]:
-    call = replace(_move(call, move, reason or "all its inputs are there"), ready_at=now)
+    call = _move(call, move, reason or "all its inputs are there", ready_at=now, **more)
     looks_up = call.policy.cache and call.attempt == 0 and call.kind is CallKind.step
     return _with(state, call), (LookUp(call.key) if looks_up else Queue(call.key),)
 
 
-def _move(call: StepCall, move: Move, reason: str) -> StepCall:
-    return replace(call, state=TRANSITIONS[call.state, move], reason=reason)
+def _move(call: StepCall, move: Move, reason: str, **more: Any) -> StepCall:
+    """The call in its next state, with what else changes of it: one copy, because copies are what costs."""
+    return replace(call, state=TRANSITIONS[call.state, move], reason=reason, **more)
 
 
 def _with(state: Slice, call: StepCall) -> Slice:

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from fourfold.catalog.database import Catalog, metadata
+from fourfold.catalog.rows import Prepared
 from fourfold.core import wire
 from fourfold.core.compute import (
     Account,
@@ -109,13 +110,16 @@ class ComputeTables:
 
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
+        self._new_job: Prepared | None = None
 
     # Jobs.
 
     def record_jobs_in(self, connection: sa.Connection, jobs: Sequence[Job]) -> None:
         """Insert jobs in one statement; keys recorded before stay as they are."""
         if jobs:
-            connection.execute(_insert_new(connection, JOB, "key"), [_job_row(job) for job in jobs])
+            if self._new_job is None:
+                self._new_job = Prepared(_insert_new(connection, JOB, "key").values(_bound(JOB)))
+            self._new_job.execute(connection, [_job_row(job) for job in jobs])
 
     def record_jobs(self, jobs: Sequence[Job]) -> None:
         with self._catalog.write() as connection:
@@ -225,6 +229,11 @@ def _insert_new(connection: sa.Connection, table: sa.Table, key: str) -> Any:
     """An insert that passes over keys which are there (both databases say it in the same words)."""
     dialect = sqlite if connection.dialect.name == "sqlite" else postgresql
     return dialect.insert(table).on_conflict_do_nothing(index_elements=[key])
+
+
+def _bound(table: sa.Table) -> dict[str, Any]:
+    """Each column as a parameter of its own name."""
+    return {column.name: sa.bindparam(column.name) for column in table.c}
 
 
 def _job_row(job: Job) -> dict[str, object]:

@@ -94,7 +94,8 @@ class Loop:
         self._ended: list[str] = []
         self._watchers: dict[str, dict[str, bool]] = {}
         self._asked: list[tuple[str, Any]] = []
-        self._news: dict[str, list[Any]] = {}
+        self._events: dict[tuple[str, str], RunEvent] = {}
+        self._over: list[str] = []
         self._inbox: deque[Arrival] = deque()
         self._looks_at_idle = False
 
@@ -135,7 +136,7 @@ class Loop:
         for deployed in self.scheduler.drain():
             self._outbox.changes.deployments[deployed.flow] = deployed
         self._place(now)
-        self._tell_watchers()
+        self._tell_events()
         if self._outbox.commit(now):
             self._outbox.act()
             self._forget()
@@ -395,9 +396,7 @@ class Loop:
                 if (body := flow.attempts.get(BODY)) is not None:
                     self._send(body.worker, {"type": "refused", "key": key, "reason": reason})
             case rules.RunOver():
-                self._tell_watchers()
-                for peer in self._watchers.pop(run, {}):
-                    self._send(peer, {"type": "ended", "run": run, "state": str(flow.run.state)})
+                self._over.append(run)
                 if not flow.attempts:
                     self._ended.append(run)
             case rules.Cancel(reason):
@@ -542,11 +541,6 @@ class Loop:
 
     # Small things
 
-    def _tell_watchers(self) -> None:
-        news, self._news = self._news, {}
-        for peer, events in news.items():
-            self._send(peer, {"type": "events", "events": events})
-
     def _open(self, flow: OpenFlow) -> OpenFlow:
         self._flows[flow.run.id] = flow
         if flow.run.key:
@@ -577,8 +571,22 @@ class Loop:
         self._outbox.later(lambda: self._control.send(peer, header, parts or ()))
 
     def _event(self, run: str, what: str, call: str = "", state: str = "", reason: str = "") -> None:
-        event = RunEvent(RunId(run), self._clock.now(), what, call, str(state), reason)
-        self._outbox.changes.events.append(event)
-        for peer, with_events in self._watchers.get(run, {}).items():
-            if with_events:
-                self._news.setdefault(peer, []).append(messages.plain(event))
+        """Note what happened. Of several moves in one turn only the last was ever to be seen."""
+        self._events.pop((run, call), None)
+        self._events[run, call] = RunEvent(RunId(run), self._clock.now(), what, call, str(state), reason)
+
+    def _tell_events(self) -> None:
+        """Put the turn's events on record, and tell them to who watches."""
+        events, self._events = self._events, {}
+        self._outbox.changes.events += events.values()
+        news: dict[str, list[Any]] = {}
+        for (run, _), event in events.items():
+            for peer, with_events in self._watchers.get(run, {}).items():
+                if with_events:
+                    news.setdefault(peer, []).append(messages.plain(event))
+        for peer, told in news.items():
+            self._send(peer, {"type": "events", "events": told})
+        for run in self._over:
+            for peer in self._watchers.pop(run, {}):
+                self._send(peer, {"type": "ended", "run": run})
+        self._over.clear()

@@ -126,6 +126,7 @@ class Owner:
         self._is_stopping = False
         self._units: tuple[UnitCapacity, ...] = ()
         self._looked_at = 0.0
+        self._log_folder = ""
         self.fault: BaseException | None = None
         """Why the loop ended, when it was not asked to."""
         logs = home / "logs"
@@ -288,7 +289,10 @@ class Owner:
         if found is None:
             return
         if header["type"] == "task" and (log := header.get("log")):
-            Path(log).parent.mkdir(parents=True, exist_ok=True)
+            folder = os.path.dirname(log)
+            if folder != self._log_folder:
+                os.makedirs(folder, exist_ok=True)
+                self._log_folder = folder
         data = memoryview(frames.encode(header, parts))
         if not found.unsent:
             try:
