@@ -212,7 +212,7 @@ def test_a_broken_part_is_caught(broken: Callable[[int], Simulation], words: str
 
 
 def test_a_loop_that_takes_any_word_is_caught() -> None:
-    """It needs the same word twice, and a warm worker that goes on with the same run: rare, so we begin late."""
+    """It takes the same word twice, and a warm worker that goes on with the run: the search begins late."""
     seen = _first_seed_that_sees(lambda seed: Simulation(seed, make_loop=TakesAnyWord), first=90)
     assert "a result that is not its own" in seen
 
