@@ -66,7 +66,7 @@ class Bench:
         return name
 
     def left_behind(self) -> list[Path]:
-        return list((self.project / ".fourfold" / "notebooks").iterdir())
+        return list((self.project / ".fourfold" / "notebooks").glob("nb_*"))
 
 
 @pytest.fixture

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
-import tempfile
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from fourfold.catalog.database import Catalog
@@ -52,6 +54,8 @@ class Workbench:
         self._engine = engine
         self._notebooks = notebooks
         self._compute = compute
+        self._guard = threading.Lock()
+        self._running: set[str] = set()
 
     def run_notebook(
         self,
@@ -152,10 +156,7 @@ class Workbench:
             cell_timeout_s=cell_timeout_s,
             ambient=None if executing is None else {"executing": wire.plain(executing), "write_key": key},
         )
-        scratch = self._home / "notebooks"
-        scratch.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f"{run_id}-", dir=scratch))
-        try:
+        with self._scratch(run_id) as folder:
             (folder / "source.ipynb").write_bytes(source)
             (folder / "request.json").write_bytes(wire.encode(request))
             started_at = self._clock.now()
@@ -186,12 +187,36 @@ class Workbench:
                 failure=failure,
             )
             _report_refs(folder / "refs.jsonl")
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
         # A failed run does not answer for the step's next attempt, so it is not found by the write's key.
         self._runs.add(run, write_key=key if failure is None else None)
         self._record_job(run, status)
         return run
+
+    @contextmanager
+    def _scratch(self, run_id: str) -> Iterator[Path]:
+        """A folder for one run, locked while it lasts; those that killed processes left are removed first."""
+        scratch = self._home / "notebooks"
+        scratch.mkdir(parents=True, exist_ok=True)
+        with open(scratch / ".lock", "w") as guard:
+            fcntl.flock(guard, fcntl.LOCK_EX)
+            for left in scratch.glob("nb_*"):
+                if (holding := _lock(left)) is not None:
+                    shutil.rmtree(left, ignore_errors=True)
+                    os.close(holding)
+            folder = scratch / run_id
+            folder.mkdir()
+            held = _lock(folder)
+            assert held is not None, "nobody else knows this folder yet"
+        with self._guard:
+            self._engine.reap(self._running)
+            self._running.add(run_id)
+        try:
+            yield folder
+        finally:
+            with self._guard:
+                self._running.discard(run_id)
+            shutil.rmtree(folder, ignore_errors=True)
+            os.close(held)
 
     def _run_job(self, run_id: str, folder: Path, timeout_s: float) -> tuple[JobStatus, Usage]:
         environment = {**self._notebooks.environment(folder), "FOURFOLD_HOME": str(self._home)}
@@ -262,6 +287,17 @@ class Workbench:
     def _shown(self, file: Path) -> str:
         project = self._home.parent.resolve()
         return str(file.relative_to(project)) if file.is_relative_to(project) else str(file)
+
+
+def _lock(folder: Path) -> int | None:
+    """Hold a folder until the file is closed or this process dies; `None` when somebody else does."""
+    file = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(file)
+        return None
+    return file
 
 
 def _report_refs(report: Path) -> None:
