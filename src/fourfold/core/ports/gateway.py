@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, MutableMapping, Sequence
 from typing import Any, Protocol
 
 from fourfold.core.hosting import Prediction, Scalar, Traffic
@@ -25,6 +25,10 @@ class HttpServer(Protocol):
 
         A port in use is `Refused`, naming it, before `on_listening`. Requests that have begun are finished.
         """
+        ...
+
+    def run(self, main: Coroutine[Any, Any, None]) -> None:
+        """Run a coroutine that calls `serve`, in the event loop in which this server is quickest."""
         ...
 
     def stop(self) -> None:

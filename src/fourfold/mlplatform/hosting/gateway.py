@@ -17,7 +17,7 @@ import signal
 import sys
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from fourfold.catalog.ids import new_id
 from fourfold.core.decide import swap as rule
@@ -64,12 +64,6 @@ class GatewayParts:
     client: GatewayClient
     clock: Clock
     token: str
-
-
-class HostsGateway(Protocol):
-    """A hosting service that runs in this process (not the client of another one)."""
-
-    def gateway_parts(self) -> GatewayParts: ...
 
 
 class GatewayProcess:
@@ -485,7 +479,8 @@ def main(argv: list[str] | None = None) -> int:
         print("the gateway runs where the project is, not beside a client of it", file=sys.stderr)  # noqa: T201
         return 2
     try:
-        asyncio.run(_serve(hosting, options.host, options.port, options.id))
+        parts = hosting.gateway_parts()
+        parts.http.run(_serve(parts, options.host, options.port, options.id))
     except Conflict as error:
         print(error, file=sys.stderr)  # noqa: T201
         return 3
@@ -495,8 +490,8 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-async def _serve(hosting: HostsGateway, host: str, port: int, id_: str) -> None:
-    process = GatewayProcess(hosting.gateway_parts(), id=id_)
+async def _serve(parts: GatewayParts, host: str, port: int, id_: str) -> None:
+    process = GatewayProcess(parts, id=id_)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, process.stop)
