@@ -197,10 +197,8 @@ def _parsed(line: str) -> list[cron.Cron]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("tz", ["America/New_York", "Europe/Berlin", "Australia/Lord_Howe"])
-@pytest.mark.parametrize(
-    "line", ["*/15 * * * *", "30 2 * * *", "15 1-3 * * 0", "0 0 L * *", "5 1 1,15 * 1#2"]
-)
+@pytest.mark.parametrize("tz", ["America/New_York", "Australia/Lord_Howe"])
+@pytest.mark.parametrize("line", ["*/15 * * * *", "15 1-3 * * 0", "5 1 1,15 * 1#2"])
 def test_a_whole_year_minute_by_minute(tz: str, line: str) -> None:
     begin, end = datetime(2026, 1, 1, tzinfo=UTC), datetime(2027, 1, 1, tzinfo=UTC)
     assert fired(line, tz, begin, end) == list(reference(line, tz, begin, end))

@@ -324,7 +324,7 @@ class Deeper(FlowRules):
 
 
 TestDeeper = pytest.mark.slow(Deeper.TestCase)
-TestDeeper.settings = settings(max_examples=1500, stateful_step_count=80, deadline=None)
+TestDeeper.settings = settings(max_examples=250, stateful_step_count=60, deadline=None)
 
 
 # The table itself
