@@ -151,12 +151,13 @@ class Keys:
 
     def next(self, name: str, own: str = "") -> str:
         if own:
-            if own in self._own:
+            key = f"{name}:{own}"
+            if key in self._own:
                 raise Refused(
                     f"step '{name}' was called twice with key {own!r}", ways_on=["give each call its own key"]
                 )
-            self._own.add(own)
-            return f"{name}:{own}"
+            self._own.add(key)
+            return key
         count = self._counts.get(name, 0)
         self._counts[name] = count + 1
         return f"{name}#{count}"
