@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from fourfold.core.errors import Refused, did_you_mean
-from fourfold.core.features import FeatureAudit, FeatureService, Kind, View
-from fourfold.mlplatform.features.columns import OUTSIDE, normal, validity
+from fourfold.core.features import FeatureAudit, FeatureService, Kind, Source, View
+from fourfold.mlplatform.features.columns import OUTSIDE, ints, normal, validity
 from fourfold.mlplatform.features.offline import Known
 from fourfold.mlplatform.features.tables import ViewRecord
 from fourfold.mlplatform.features.training import ServiceJoin, Tables, times_of
@@ -32,6 +32,30 @@ def check_served(service: FeatureService, served: pa.Table, at: str, watermark: 
                 ways_on=did_you_mean(column, served.schema.names, what="columns"),
                 column=column,
             )
+
+
+def within_reach(
+    events: pa.Table, source: Source, views: Sequence[ViewRecord], served: pa.Table, at: str
+) -> pa.Table:
+    """The events that a served row can depend on: those that its longest look back reaches."""
+    times = pc.drop_null(times_of(served, at))
+    if not len(times):
+        return events.slice(0, 0)
+    least, most = int(pc.min(times).as_py()), int(pc.max(times).as_py())
+    happened = ints(events.column(source.time))
+    keep = happened <= most
+    reaches = [view_reach_us(record.info.view) for record in views]
+    if all(reach is not None for reach in reaches):
+        keep &= happened >= least - max(reach for reach in reaches if reach is not None)
+    return events.filter(pa.array(keep))
+
+
+def view_reach_us(view: View) -> int | None:
+    """How far back of t a view looks; `None` for ever (latest values without a `ttl`)."""
+    if view.latest and not view.ttl_us:
+        return None
+    windows = [window.length_us + window.hop_us for window in view.windows]
+    return max([view.ttl_us, *windows], default=0)
 
 
 def compare(

@@ -127,7 +127,7 @@ class KeyCodes:
         self._values: list[pa.Array] = []
         self._known: list[np.ndarray[Any, np.dtype[np.int64]]] = []
         for column in columns:
-            self._values.append(column.combine_chunks().unique())
+            self._values.append(column.combine_chunks().unique().drop_null())
         self.codes = self._code(columns, is_first=True)
 
     def look_up(self, columns: Sequence[pa.ChunkedArray]) -> np.ndarray[Any, np.dtype[np.int64]]:
@@ -139,8 +139,10 @@ class KeyCodes:
     ) -> np.ndarray[Any, np.dtype[np.int64]]:
         total = np.zeros(len(columns[0]), np.int64)
         for place, (column, values) in enumerate(zip(columns, self._values, strict=True)):
-            index = pc.index_in(column.combine_chunks(), values)
+            index = pc.index_in(column.combine_chunks(), values, skip_nulls=True)
             code = np.where(validity(index), ints(index), -1)
+            if len(columns) == 1:
+                return code  # dense already
             pair = np.where((total < 0) | (code < 0), -1, total * len(values) + code)
             # Made dense after each column: the product of several columns' counts could overflow.
             if is_first:
@@ -185,10 +187,24 @@ def store_key(key: bytes) -> bytes:
 
 def encode_keys(columns: Sequence[pa.ChunkedArray]) -> list[bytes | None]:
     """`encode_key` for whole columns; `None` where any part is null."""
-    lists = [column.to_pylist() for column in columns]
-    if len(lists) == 1:
-        return [None if value is None else encode_key((value,)) for value in lists[0]]
-    return [None if None in row else encode_key(row) for row in zip(*lists, strict=True)]
+    parts = [_encode_column(column) for column in columns]
+    if len(parts) == 1:
+        return parts[0]
+    return [None if None in row else b"".join(row) for row in zip(*parts, strict=True)]
+
+
+def _encode_column(column: pa.ChunkedArray) -> list[bytes | None]:
+    if pa.types.is_string(column.type):
+        return [
+            None if value is None else value.encode().replace(b"\0", b"\0\xff") + b"\0\0"
+            for value in column.to_pylist()
+        ]
+    data = (ints(column.cast(pa.int64())) ^ np.int64(-_SIGN)).astype(">i8").tobytes()
+    found: list[bytes | None] = [data[start : start + 8] for start in range(0, len(data), 8)]
+    if column.null_count:
+        for row in np.flatnonzero(~validity(column)).tolist():
+            found[row] = None
+    return found
 
 
 def check_key(value: object, kind: Kind, *, column: str) -> Scalar:

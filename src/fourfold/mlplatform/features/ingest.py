@@ -7,6 +7,7 @@ So after a crash an event is in all of them or in none, and pushing it again is 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import struct
 from collections.abc import Callable, Iterable, Sequence
@@ -23,6 +24,7 @@ from fourfold.core.ports.clock import Clock
 from fourfold.core.ports.online import OnlineReader, OnlineStore, OnlineWriter, Space
 from fourfold.core.wire import encode
 from fourfold.mlplatform.features.columns import KeyCodes, encode_keys, ints, store_key
+from fourfold.mlplatform.features.kernel import Ints, Truths
 from fourfold.mlplatform.features.state import NEVER, Event, Program, State
 
 CHUNK_EVENTS = 50_000
@@ -67,18 +69,33 @@ class Progress:
     watermark: int
 
 
-@dataclass(frozen=True, slots=True)
 class Batch:
-    """Events ready to be applied: columns in the programs' order and kinds, and their ids."""
+    """Events ready to be applied: columns in their kinds' types, and the events' ids."""
 
-    source: Source
-    table: pa.Table
-    ids: list[bytes | None]
+    def __init__(self, source: Source, table: pa.Table, ids: list[bytes | None]) -> None:
+        self.source = source
+        self.table = table
+        self.ids = ids
+        self._values: dict[str, list[Any]] = {}
 
     def take(self, rows: Sequence[int]) -> Batch:
         return Batch(
             self.source, self.table.take(pa.array(rows, pa.int64())), [self.ids[row] for row in rows]
         )
+
+    @functools.cached_property
+    def times(self) -> Ints:
+        return ints(self.table.column(self.source.time))
+
+    @functools.cached_property
+    def known(self) -> Ints:
+        return ints(self.table.column(self.source.known))
+
+    def values(self, column: str) -> list[Any]:
+        """A column as a list, made once for all views that read it."""
+        if column not in self._values:
+            self._values[column] = self.table.column(column).to_pylist()
+        return self._values[column]
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,7 +300,7 @@ class Ingest:
         watermark = self.watermark(writer)
         fresh, duplicates, incomplete = self._number(writer, batch, watermark)
         part = batch if len(fresh) == len(batch.ids) else batch.take(fresh)
-        times, known = ints(part.table.column(part.source.time)), ints(part.table.column(part.source.known))
+        times, known = part.times, part.known
         now = self._clock.now()
         counts.newest = max(counts.newest, int(times[times <= now].max(initial=NEVER)))
         counts.newest_known = max(counts.newest_known, int(known.max(initial=NEVER)))
@@ -332,23 +349,27 @@ class Ingest:
         revision: int,
         *,
         is_history: bool,
-    ) -> tuple[np.ndarray[Any, np.dtype[np.bool_]], np.ndarray[Any, np.dtype[np.bool_]]]:
+    ) -> tuple[Truths, Truths]:
         """Apply events to one view; says which mattered, and which had no key."""
         keys = encode_keys([batch.table.column(key) for key in program.view.entity.keys])
-        times = ints(batch.table.column(batch.source.time))
-        known = ints(batch.table.column(batch.source.known))
-        is_null = np.array([key is None for key in keys], bool)
-        needed = ~is_null
+        times, known = batch.times, batch.known
+        rows = list(range(len(keys)))
+        columns = [batch.values(column) for column in program.columns] if not is_history else []
         if is_history:
+            needed = np.array([key is not None for key in keys], bool)
             needed &= _needed(program, batch, times, known, newest)
-        rows = np.flatnonzero(needed)
-        columns = [batch.table.column(column).take(pa.array(rows)).to_pylist() for column in program.columns]
+            rows = np.flatnonzero(needed).tolist()
+            chosen = pa.array(rows, pa.int64())
+            columns = [batch.table.column(column).take(chosen).to_pylist() for column in program.columns]
+        # Keys whose events are all passed over count, too: their states learn that time has gone on.
         groups: dict[bytes, list[tuple[int, Event]]] = {key: [] for key in keys if key is not None}
-        for row, values in zip(rows.tolist(), zip(*columns, strict=True), strict=True):
-            event = program.lift(
-                values, time=int(times[row]), known=int(known[row]), id=batch.ids[row] or b""
-            )
-            groups[keys[row] or b""].append((row, event))
+        for row, values in zip(rows, zip(*columns, strict=True), strict=True):
+            key = keys[row]
+            if key is not None:
+                event = program.lift(
+                    values, time=int(times[row]), known=int(known[row]), id=batch.ids[row] or b""
+                )
+                groups[key].append((row, event))
         matters = np.zeros(len(keys), bool)
         now = self._clock.now()
         for key, found in groups.items():
@@ -359,7 +380,7 @@ class Ingest:
             for (row, _), effect in zip(found, effects, strict=True):
                 matters[row] = effect
             writer.put(Space.state, place, program.pack(state, revision=revision, now=now))
-        return matters, is_null
+        return matters, np.array([key is None for key in keys], bool)
 
     def _fed(self, writer: OnlineWriter, feed: Feed, counts: Counts) -> list[Program]:
         """The views that have all earlier events; a view that is ready has had every event of its source.
@@ -400,10 +421,10 @@ def _complete(batch: Batch) -> list[bool]:
 def _needed(
     program: Program,
     batch: Batch,
-    times: np.ndarray[Any, np.dtype[np.int64]],
-    known: np.ndarray[Any, np.dtype[np.int64]],
+    times: Ints,
+    known: Ints,
     newest: int,
-) -> np.ndarray[Any, np.dtype[np.bool_]]:
+) -> Truths:
     """Of a history, the events that a read at the horizon or later can still see."""
     view = program.view
     horizon = newest - view.lag_us

@@ -15,7 +15,7 @@ The road not taken: a range join in DuckDB (its cost grows with events × window
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -181,12 +181,12 @@ class Timeline:
         return answer
 
 
-def sort_order(keys: Ints, times: Ints, available: Ints, ids: Sequence[Numbers]) -> Ints:
-    """The order by (key, time, available, id); ids are compared only where the rest is equal."""
+def sort_order(keys: Ints, times: Ints, available: Ints, ids: Callable[[], Sequence[Numbers]]) -> Ints:
+    """The order by (key, time, available, id); ids are asked for only where the rest is equal."""
     order = np.lexsort((available, times, keys))
     k, t, a = keys[order], times[order], available[order]
     if np.any((k[1:] == k[:-1]) & (t[1:] == t[:-1]) & (a[1:] == a[:-1])):
-        order = np.lexsort((*reversed(ids), available, times, keys))
+        order = np.lexsort((*reversed(ids()), available, times, keys))
     return order
 
 

@@ -6,7 +6,7 @@ and audits are both made here: they differ only in what bounds the events that c
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -92,14 +92,27 @@ def unique_events(table: pa.Table, source: Source) -> pa.Table:
 class Lens:
     """A source's events sorted for one entity: what views of this entity and source are computed from."""
 
-    def __init__(self, table: pa.Table, source: Source, keys: Sequence[str], known: Known) -> None:
+    def __init__(
+        self,
+        table: pa.Table,
+        source: Source,
+        keys: Sequence[str],
+        known: Known,
+        *,
+        ranks: Callable[[], Sequence[Numbers]] | None = None,
+    ) -> None:
+        """`ranks` answers with `id_ranks(table, source)`, for who makes several lenses of one table."""
         complete = np.ones(len(table), bool)
         for key in keys:
             complete &= validity(table.column(key))
-        table = table if complete.all() else table.filter(pa.array(complete))
+        whole, table = table, table if complete.all() else table.filter(pa.array(complete))
         codes = KeyCodes([table.column(key) for key in keys])
         times, available = ints(table.column(source.time)), ints(table.column(source.known))
-        ids = [_ranks(table.column(column)) for column in source.event_id]
+
+        def ids() -> list[Numbers]:
+            found = id_ranks(whole, source) if ranks is None else ranks()
+            return [rank[complete] for rank in found]
+
         order = sort_order(codes.codes, times, available, ids)
         self.known = known
         self.codes = codes
@@ -307,6 +320,11 @@ def feature_kinds(view: View, kinds: Mapping[str, Kind]) -> dict[str, Kind]:
 def outside(array: pa.Array, kind: Kind) -> pa.Array:
     """A feature as training sets hold it: times as timestamps."""
     return array.cast(OUTSIDE[kind]) if kind is Kind.time else array
+
+
+def id_ranks(table: pa.Table, source: Source) -> list[Numbers]:
+    """For each column of the event id, numbers that sort as it does."""
+    return [_ranks(table.column(column)) for column in source.event_id]
 
 
 def _ranks(column: pa.ChunkedArray) -> Numbers:

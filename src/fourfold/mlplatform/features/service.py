@@ -385,7 +385,8 @@ class FeatureStore:
             found = self._tables.events(source, kinds_of_records(group), version)
             sequences = self._sequences(source, found)
             fresh.append(self._freshness(source, found, sequences))
-            events[source.name] = found.append_column(SEQUENCE, pa.array(sequences))
+            numbered = found.append_column(SEQUENCE, pa.array(sequences))
+            events[source.name] = auditing.within_reach(numbered, source, group, served, at)
         features, skipped = auditing.compare(
             info.service, records, Tables(events), served, at=at, watermark=watermark
         )

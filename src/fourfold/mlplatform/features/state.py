@@ -12,6 +12,7 @@ hold. Most reads need only the head.
 
 from __future__ import annotations
 
+import functools
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -49,13 +50,17 @@ class Partial(NamedTuple):
     greatest: Any
 
 
+Tiles = list[dict[int, list[Partial | None]]]
+"""By hop: a tile's start to a partial per input."""
+
+
 @dataclass(slots=True)
 class State:
-    """One entity's raw events and tiles. `tiles[level]` maps a tile's start to a partial per input."""
+    """One entity's raw events and tiles."""
 
     horizon: int
     events: list[Event] = field(default_factory=list)
-    tiles: list[dict[int, list[Partial | None]]] = field(default_factory=list)
+    tiles: Tiles = field(default_factory=list)
 
 
 class Reading(NamedTuple):
@@ -199,21 +204,25 @@ class Program:
     def _merge(self, state: State, t: int, length: int, hop: int) -> tuple[list[Partial | None], int | None]:
         """Each input over `[start, t)`, and the start of the oldest thing in it (to whole hops)."""
         start = start_us(t, Window("", "count", "", length, hop))
-        merged: list[Partial | None] = [None] * len(self._inputs)
+        parts: list[list[Partial | None]] = []
         oldest: int | None = None
         if hop == EXACT_HOP_US:
             first = bisect_left(state.events, start, key=_time)
         else:
             closed = closed_until_us(state.horizon, hop)
-            if start < closed:
-                tiles = state.tiles[self._hops.index(hop)] if state.tiles else {}
-                for tile in sorted(tile for tile in tiles if tile >= start):
-                    oldest = tile if oldest is None else oldest
-                    merged = [_merge_two(a, b) for a, b in zip(merged, tiles[tile], strict=True)]
+            if start < closed and state.tiles:
+                inside = [
+                    (tile, p) for tile, p in state.tiles[self._hops.index(hop)].items() if tile >= start
+                ]
+                parts = [partials for _, partials in inside]
+                oldest = min((tile for tile, _ in inside), default=None)
             first = bisect_left(state.events, max(start, closed), key=_time)
         last = bisect_left(state.events, t, key=_time)
-        for event in state.events[first:last]:
-            merged = [_grow(partial, x) for partial, x in zip(merged, event.inputs, strict=True)]
+        lifted = [event.inputs for event in state.events[first:last]]
+        merged = [
+            _merge_all([p for partials in parts if (p := partials[i]) is not None], [x[i] for x in lifted])
+            for i in range(len(self._inputs))
+        ]
         if oldest is None and first < last:
             oldest = state.events[first].time
             oldest -= oldest % hop if hop else 0
@@ -247,7 +256,8 @@ class Program:
         reading = self.evaluate(state, start)
         codes = None if reading.statuses is None else bytes(_CODES[s] for s in reading.statuses)
         head = _HEAD.encode((revision, start, reading.until, reading.values, codes))
-        body = _BODY.encode((state.horizon, state.events, [_tiles(t) for t in state.tiles]))
+        tiles, is_wide = _packed_tiles(state.tiles)
+        body = _BODY.encode((state.horizon, state.events, tiles, is_wide))
         return len(head).to_bytes(4, "little") + head + body
 
     def head(self, record: bytes | memoryview) -> tuple[int, int, int, tuple[Scalar, ...], bytes | None]:
@@ -258,12 +268,8 @@ class Program:
     def state(self, record: bytes | memoryview) -> State:
         """The state of a record."""
         size = int.from_bytes(record[:4], "little")
-        horizon, events, levels = _READ_BODY.decode(record[4 + size :])
-        tiles = [
-            {start: [None if p is None else _partial(*p) for p in partials] for start, partials in level}
-            for level in levels
-        ]
-        return State(horizon, [Event(*event) for event in events], tiles)
+        horizon, events, tiles, is_wide = _READ_BODY.decode(record[4 + size :])
+        return State(horizon, events, _unpacked_tiles(tiles) if is_wide else tiles)
 
     # -- compiling
 
@@ -293,11 +299,7 @@ _HEAD = msgspec.msgpack.Encoder()
 _BODY = msgspec.msgpack.Encoder()
 _READ_HEAD = msgspec.msgpack.Decoder(tuple[int, int, int, tuple[Any, ...], bytes | None])
 _READ_BODY = msgspec.msgpack.Decoder(
-    tuple[
-        int,
-        list[tuple[int, int, bytes, tuple[Any, ...], tuple[Any, ...]]],
-        list[list[tuple[int, list[tuple[int, Any, Any, Any] | None]]]],
-    ]
+    tuple[int, list[Event], list[dict[int, list[Partial | None]]], bool],
 )
 
 
@@ -314,20 +316,34 @@ def _order(event: Event) -> tuple[int, int, bytes]:
     return event.time, event.known, event.id
 
 
-def _tiles(level: dict[int, list[Partial | None]]) -> list[tuple[int, list[tuple[Any, ...] | None]]]:
+def _packed_tiles(tiles: Tiles) -> tuple[Tiles, bool]:
+    """Tiles as msgpack can hold them (sums beyond 64 bits as text), and whether there is such a sum."""
+    is_wide = any(
+        type(p.total) is int and not -_MOST <= p.total < _MOST
+        for level in tiles
+        for partials in level.values()
+        for p in partials
+        if p is not None
+    )
+    return (_with_totals(tiles, int, str) if is_wide else tiles), is_wide
+
+
+def _unpacked_tiles(tiles: Tiles) -> Tiles:
+    return _with_totals(tiles, str, int)
+
+
+def _with_totals(tiles: Tiles, kind: type, to: Callable[[Any], Any]) -> Tiles:
+    """The tiles with every total of this type turned into another."""
     return [
-        (start, [None if p is None else (p.n, _wide(p.total), p.least, p.greatest) for p in partials])
-        for start, partials in sorted(level.items())
+        {
+            start: [
+                p._replace(total=to(p.total)) if p is not None and type(p.total) is kind else p
+                for p in partials
+            ]
+            for start, partials in level.items()
+        }
+        for level in tiles
     ]
-
-
-def _wide(total: Any) -> Any:
-    """A sum as msgpack can hold it: beyond 64 bits as text."""
-    return str(total) if type(total) is int and not -_MOST <= total < _MOST else total
-
-
-def _partial(n: int, total: Any, least: Any, greatest: Any) -> Partial:
-    return Partial(n, int(total) if type(total) is str else total, least, greatest)
 
 
 def _statuses(statuses: list[Status]) -> tuple[Status, ...] | None:
@@ -355,6 +371,23 @@ def _merge_two(a: Partial | None, b: Partial | None) -> Partial | None:
     if a is None or b is None:
         return a or b
     return Partial(a.n + b.n, a.total + b.total, _least(a.least, b.least), _greatest(a.greatest, b.greatest))
+
+
+def _merge_all(partials: list[Partial], values: list[Any]) -> Partial | None:
+    """Tiles and raw values merged; nulls are passed over."""
+    xs = [x for x in values if x is not None]
+    if not partials and not xs:
+        return None
+    total = sum(xs) if not partials else sum([p.total for p in partials], sum(xs))
+    if total != total:  # a NaN somewhere, or infinities of both signs: one by one, minding NaN's order
+        merged = functools.reduce(_merge_two, partials, None)
+        return functools.reduce(_grow, xs, merged)
+    return Partial(
+        len(xs) + sum([p.n for p in partials]),
+        total,
+        min([*xs, *[p.least for p in partials]]),
+        max([*xs, *[p.greatest for p in partials]]),
+    )
 
 
 def _least(a: Any, b: Any) -> Any:

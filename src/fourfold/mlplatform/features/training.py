@@ -13,7 +13,8 @@ from fourfold.core.errors import Refused, did_you_mean
 from fourfold.core.features import FeatureService, Join, Kind, Source, TrainingSetInfo, Use
 from fourfold.core.wire import decode, encode
 from fourfold.mlplatform.features.columns import kind_of, normal
-from fourfold.mlplatform.features.offline import Answer, Asked, Known, Lens, outside
+from fourfold.mlplatform.features.kernel import Numbers
+from fourfold.mlplatform.features.offline import Answer, Asked, Known, Lens, id_ranks, outside
 
 if TYPE_CHECKING:
     from fourfold.mlplatform.features.tables import ViewRecord
@@ -87,6 +88,7 @@ class ServiceJoin:
         self._records = records
         self._known = known
         self._lenses: dict[tuple[str, tuple[str, ...]], Lens] = {}
+        self._ranks: dict[str, list[Numbers]] = {}
 
     def evaluate(
         self,
@@ -111,8 +113,19 @@ class ServiceJoin:
     def _lens(self, source: Source, keys: tuple[str, ...]) -> Lens:
         place = (source.name, keys)
         if place not in self._lenses:
-            self._lenses[place] = Lens(self._tables.events[source.name], source, keys, self._known)
+            self._lenses[place] = Lens(
+                self._tables.events[source.name],
+                source,
+                keys,
+                self._known,
+                ranks=lambda: self._ranks_of(source),
+            )
         return self._lenses[place]
+
+    def _ranks_of(self, source: Source) -> list[Numbers]:
+        if source.name not in self._ranks:
+            self._ranks[source.name] = id_ranks(self._tables.events[source.name], source)
+        return self._ranks[source.name]
 
 
 def join_features(
