@@ -14,13 +14,16 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from tests.hosting import late_project
 
 import fourfold as ff
+from fourfold import features as fs
 from fourfold import wiring
 from fourfold.core.errors import NotFound, Refused
 from fourfold.core.hosting import Health
@@ -118,6 +121,59 @@ def test_a_saved_model_answers_over_the_protocol_and_its_log_and_scores_agree(
     scored = ff.predict_table(version, "flights", out="scores", keep=["hour"])
     assert scored.row_count == 20
     assert ff.table("scores").read()["late"].to_pylist() == pytest.approx(expected, abs=1e-12)
+
+
+airport = fs.Entity("airport", key="origin")
+departures = fs.Source(
+    "departures", table="departures", time="left_at", available_at="known_at", event_id="flight"
+)
+
+
+@fs.view(entity=airport, source=departures)
+class Delays:
+    delay = fs.mean("delay", over="1h")
+    left = fs.count(over="1h")
+
+
+def left(*rows: tuple[int, str, float]) -> pa.Table:
+    """Flights by number, airport and delay; each left just now."""
+    now = pa.scalar(datetime.now(UTC) - timedelta(seconds=60), pa.timestamp("us", "UTC"))
+    flight, origin, delay = zip(*rows, strict=True)
+    times = pa.array([now] * len(rows), now.type)
+    return pa.table(
+        {
+            "flight": pa.array(flight, pa.int64()),
+            "origin": pa.array(origin, pa.string()),
+            "left_at": times,
+            "known_at": times,
+            "delay": pa.array(delay, pa.float64()),
+        }
+    )
+
+
+def test_features_are_looked_up_as_pushed_and_the_log_passes_the_audit(project: wiring.Project) -> None:
+    ff.table("departures").append(left((0, "LGA", 5.0)).slice(0, 0))
+    fs.apply(Delays, fs.FeatureService("airports", [Delays], request=["hour"]))
+    example = pa.table({"hour": [3, 4], "delay": [10.0, None]})
+    version = late_project.save(late_project.ByDelay(), by=late_project.featurize_delay, example=example)
+    endpoint = ff.deploy(version, features="airports")
+
+    fs.push(departures, left((1, "JFK", 10.0), (2, "JFK", 30.0)))
+    first = endpoint.predict([{"origin": "JFK", "hour": 3}, {"origin": "XXX", "hour": 3}])
+    assert [one.value for one in first] == pytest.approx([0.2, 0.5])
+    assert [bool(one.missing) for one in first] == [False, True]
+    fs.push(departures, left((3, "JFK", 80.0)))  # seen at once, by another process
+    second = endpoint.predict({"origin": "JFK", "hour": 3})
+    assert second.value == pytest.approx(0.4)
+    assert second.watermark is not None
+    assert first[0].watermark is not None
+    assert second.watermark > first[0].watermark
+    with pytest.raises(Refused, match="the row has no key 'origin'"):
+        endpoint.predict({"hour": 3})
+
+    report = fs.audit("airports", endpoint.served())
+    assert report.is_equal
+    assert report.rows == 3
 
 
 def test_no_request_fails_in_swaps_or_when_the_worker_is_killed(project: wiring.Project) -> None:
