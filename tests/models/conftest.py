@@ -13,6 +13,7 @@ from tests.models import late_flights as project
 
 from fourfold.adapters.local_blobs import LocalBlobs
 from fourfold.core.context import Ref
+from fourfold.core.errors import FourfoldError
 from fourfold.core.models import Code, CodeFile, Host, ModelVersion, NewRun, Replay
 from fourfold.foundation.compute.environments import lock_for
 from fourfold.mlplatform.models.loading import load_folder
@@ -80,7 +81,10 @@ def fitted(rows: pa.Table | None = None) -> project.Threshold:
 
 def replay_here(folder: Path) -> Replay:
     """Replays in this process: starting one costs a second, and one test does it."""
-    return load_folder(folder).replay
+    try:
+        return load_folder(folder).replay
+    except FourfoldError as error:
+        return Replay(False, str(error))
 
 
 @pytest.fixture

@@ -305,16 +305,18 @@ def move(
     connection: sa.Connection, event: AliasEvent, *, seen: tuple[int, int] | None, key: str
 ) -> AliasEvent:
     """Let an alias point elsewhere (or nowhere) and note it, if it is still as it was `seen`."""
-    here = alias.c.name == event.name, alias.c.alias == event.alias
+    here = [alias.c.name == event.name, alias.c.alias == event.alias]
+    if seen is not None:  # the number too: an alias that was removed and set again counts anew
+        here += [alias.c.number == seen[0], alias.c.version == seen[1]]
     if seen is None:
         values = {"name": event.name, "alias": event.alias, "number": event.number, "version": 1}
         changed = rows.insert_new(connection, alias, [values])
     elif event.number is None:
-        changed = connection.execute(alias.delete().where(*here, alias.c.version == seen[1])).rowcount
+        changed = connection.execute(alias.delete().where(*here)).rowcount
     else:
         changed = connection.execute(
             alias.update()
-            .where(*here, alias.c.version == seen[1])
+            .where(*here)
             .values(number=event.number, version=seen[1] + 1)
         ).rowcount
     if changed != 1:
