@@ -12,12 +12,14 @@ import pytest
 
 from fourfold.core.context import Ref
 from fourfold.core.errors import Conflict, NotFound, Refused
-from fourfold.core.flows import CallKey, FlowCancelled, FlowFailed, RunState
+from fourfold.core.flows import CallKey, FlowCancelled, FlowFailed, FlowRun, RunState
 from fourfold.core.jobs import ExitKind
+from fourfold.core.times import parse_instant
 from fourfold.resources.flows import codec
 from fourfold.resources.flows.calls import result_of
+from fourfold.testing.clock import MovableClock
 
-from .conftest import Project
+from .conftest import Project, opened
 
 SOURCE = """
 import datetime as dt
@@ -468,3 +470,38 @@ def test_unknown_names_are_answered_with_near_ones(project: Project, shop: Modul
 def test_outside_a_flow_a_step_is_its_function(shop: ModuleType) -> None:
     assert shop.add(1, 2) == 3
     assert shop.sums.test(n=3) == 106
+
+
+def test_a_schedule_fires_each_tick_once_while_up_runs(tmp_path: Path) -> None:
+    clock = MovableClock(parse_instant("2013-01-01T08:00:00Z"))
+    with opened(tmp_path, clock) as project:
+        nightly = project.module("nights", SOURCE).nightly
+        made = nightly.deploy()
+        assert (made.cron, made.tz, made.scheduled_param) == ("30 3 * * *", "America/New_York", "day")
+        (listed,) = project.flows.schedules()
+        assert (listed.is_firing, listed.next_at) == (False, parse_instant("2013-01-01T08:30:00Z"))
+        clock.advance(3600)
+        project.flows.schedules()
+        assert project.flows.list() == ()
+        project.flows.start_loop()
+        assert project.flows.schedules()[0].is_firing
+        assert [run.params for run in ended(project)] == [{"day": "2013-01-01"}]
+        clock.advance(3600)
+        project.flows.stop_loop()
+        project.flows.start_loop()
+        clock.advance(2 * 86400)
+        project.flows.schedules()
+        assert [run.params["day"] for run in ended(project)] == ["2013-01-03", "2013-01-01"]
+        project.flows.pause_schedule("nightly")
+        clock.advance(86400)
+        assert project.flows.schedules()[0].is_paused
+        project.flows.pause_schedule("nightly", is_paused=False)
+        assert len(ended(project)) == 2
+        started = project.flows.wait(project.flows.start("nightly", params={"day": "2012-02-03"}).id)
+        assert codec.decode(project.flows.result(started.id)) == "2012-02-03"
+
+
+def ended(project: Project) -> tuple[FlowRun, ...]:
+    """All runs, once they have ended; the newest first."""
+    runs = project.flows.list()
+    return tuple(project.flows.wait(run.id) for run in runs)

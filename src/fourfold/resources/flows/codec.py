@@ -22,7 +22,7 @@ from pathlib import PurePath
 from typing import Any
 
 from fourfold.core import frames
-from fourfold.core.errors import Corrupted
+from fourfold.core.errors import Corrupted, Refused
 from fourfold.core.flows import Unstorable
 
 FORMAT = 1
@@ -48,7 +48,10 @@ def encode(value: object, *, future: FutureHook | None = None, what: str = "the 
 
 def decode(data: bytes, *, inputs: Sequence[object] = ()) -> Any:
     """The value of these bytes; `inputs` are the values of the futures that it held."""
-    cut = frames.Frames().feed(data)
+    try:
+        cut = frames.Frames().feed(data)
+    except Refused:
+        cut = []
     if len(cut) != 1 or cut[0][0].get("v") != FORMAT:
         raise Corrupted("these bytes are not a stored value of ours, or of a later version")
     header, parts = cut[0]
@@ -114,8 +117,13 @@ class _Writer:
             return {"!path": str(value)}
         if is_dataclass(kind) and _is_plain_dataclass(kind) and (name := _importable(kind)):
             return {"!c": [name, {f.name: self.tree(getattr(value, f.name)) for f in fields(value)}]}
-        if (pyarrow := sys.modules.get("pyarrow")) is not None and isinstance(value, pyarrow.Table):
-            return {"!p": ["arrow", self._arrow(pyarrow, value)]}
+        pyarrow, pandas = sys.modules.get("pyarrow"), sys.modules.get("pandas")
+        if pyarrow is not None and isinstance(value, pyarrow.Table):
+            return {"!p": ["arrow", self._arrow(value)]}
+        if pandas is not None and isinstance(value, pandas.DataFrame):
+            table = _frame_as_table(value)
+            if table is not None:
+                return {"!p": ["pandas", self._arrow(table)]}
         if (numpy := sys.modules.get("numpy")) is not None:
             if isinstance(value, numpy.generic) and not value.dtype.hasobject:
                 return {"!p": ["npy0", self._npy(numpy, numpy.asarray(value))]}
@@ -123,7 +131,9 @@ class _Writer:
                 return {"!p": ["npy", self._npy(numpy, value)]}
         return {"!p": ["pickle", self._part(self._pickled(value))]}
 
-    def _arrow(self, pyarrow: Any, table: Any) -> int:
+    def _arrow(self, table: Any) -> int:
+        import pyarrow
+
         sink = pyarrow.BufferOutputStream()
         with pyarrow.ipc.new_stream(sink, table.schema) as writer:
             writer.write_table(table)
@@ -235,6 +245,10 @@ class _Reader:
                 import pyarrow as pa
 
                 return pa.ipc.open_stream(data).read_all()
+            case "pandas":
+                import pyarrow as pa
+
+                return pa.ipc.open_stream(data).read_all().to_pandas()
             case "npy" | "npy0":
                 import numpy as np
 
@@ -244,6 +258,33 @@ class _Reader:
                 return _Unpickler(data, self._inputs).load()
             case _:
                 raise Corrupted(f"a stored value is in {codec!r}, which this version does not know")
+
+
+_SAME_IN_ARROW = frozenset("biufMm")
+"""Kinds of NumPy columns that come back from Arrow as they were: numbers, truth values, times."""
+
+
+def _frame_as_table(frame: Any) -> Any:
+    """A pandas frame as an Arrow table, where it comes back as the same frame; else `None`: it is pickled."""
+    import pyarrow
+
+    columns, index = frame.columns, frame.index
+    if type(frame).__name__ != "DataFrame" or frame.attrs or getattr(index, "freq", None) is not None:
+        return None
+    if not columns.is_unique or columns.name is not None or not all(type(name) is str for name in columns):
+        return None
+    for dtype in frame.dtypes:
+        is_plain = getattr(dtype, "kind", "O") in _SAME_IN_ARROW
+        if not is_plain and type(dtype).__name__ not in (
+            "StringDtype",
+            "DatetimeTZDtype",
+            "CategoricalDtype",
+        ):
+            return None
+    try:
+        return pyarrow.Table.from_pandas(frame)
+    except (pyarrow.ArrowException, TypeError, ValueError):
+        return None
 
 
 def _importable(kind: type) -> str:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import inspect
+import json
 import typing
 from collections.abc import Mapping
 from pathlib import Path
@@ -32,21 +32,27 @@ def check(flow: Flow, params: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def from_text(flow: Flow, texts: Mapping[str, str]) -> dict[str, Any]:
-    """Parameters typed at a command line, as JSON values of the types that the flow asks for."""
-    hints = _hints(flow)
-    found: dict[str, Any] = {}
-    for name, text in texts.items():
-        hint = hints.get(name, Any)
-        if hint is str or hint in (dt.date, dt.datetime):
-            found[name] = text
-        else:
-            import json
+    """Parameters typed at a command line, as JSON values of the types that the flow asks for.
 
-            try:
-                found[name] = json.loads(text)
-            except ValueError:
-                found[name] = text
-    return check(flow, found)
+    A text is read as JSON where that fits the type (`--depths '[3, 5]'`), else as the text that it is.
+    """
+    _refuse_unknown(flow, texts)
+    hints = _hints(flow)
+    return check(flow, {name: _typed(flow, name, text, hints.get(name, Any)) for name, text in texts.items()})
+
+
+def _typed(flow: Flow, name: str, text: str, hint: Any) -> Any:
+    if hint is str:
+        return text
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return text
+    try:
+        _from_json(flow, name, value, hint)
+    except Refused:
+        return text
+    return value
 
 
 def read(flow: Flow, params: Mapping[str, Any], *, at: Instant) -> dict[str, Any]:
