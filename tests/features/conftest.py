@@ -52,6 +52,9 @@ class Delays:
     busy = fs.expr("left_1h / nullif(left_1d, 0)")
 
 
+delays: Any = Delays
+"""The view as it is: type checkers take a decorated class for the class."""
+
 service = fs.FeatureService("delays", [Delays], request=["hour"])
 
 
@@ -87,6 +90,7 @@ class Store:
     clock: MovableClock
     catalog: Catalog
     home: Path
+    blobs: LocalBlobs
 
 
 def open_store(catalog: Catalog, home: Path, clock: MovableClock) -> Store:
@@ -94,7 +98,7 @@ def open_store(catalog: Catalog, home: Path, clock: MovableClock) -> Store:
     storage = Storage(catalog, blobs, DeltaTables(home / "tables"), clock)
     online = LmdbOnline(home / "online")
     features = FeatureStore(catalog, storage=storage, online=online, blobs=blobs, clock=clock)
-    return Store(features, storage, online, clock, catalog, home)
+    return Store(features, storage, online, clock, catalog, home, blobs)
 
 
 @pytest.fixture

@@ -72,7 +72,7 @@ def same(x: object, y: object) -> bool:
     return x == y and type(x) is type(y)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(
     sql=st.one_of(number_text, truth_text),
     a=numbers,

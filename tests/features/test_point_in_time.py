@@ -90,7 +90,7 @@ def evaluate(
     return {name: array.to_pylist() for name, array in answer.features.items()}
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(events=events_, queries=queries_, is_naive=st.booleans())
 def test_every_row_equals_the_reference_also_with_ties_late_events_and_missing_keys(
     events: list[dict[str, Any]], queries: list[dict[str, Any]], is_naive: bool
