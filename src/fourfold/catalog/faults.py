@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -13,17 +14,22 @@ NETWORK_FILE_SYSTEMS = frozenset(
 )
 OVER_FUSE = ("fuse.sshfs", "fuse.rclone", "fuse.s3fs", "fuse.gcsfuse", "fuse.glusterfs", "fuse.ceph")
 
+LEAST_FREE_BYTES = 64 * 1024
+"""SQLite makes its write-ahead log and the log's index of this size before it writes anything."""
+
 
 def translate(context: sa.engine.ExceptionContext) -> None:
     """Raise our error for a driver's, chained to it; leave those that are the calling code's own."""
     error = context.original_exception
-    if (ours := _sqlite(error) or _postgres(error)) is not None:
+    file = context.engine.url.database if context.engine is not None else None
+    if (ours := _sqlite(error, file) or _postgres(error)) is not None:
         raise ours from error
 
 
-def _sqlite(error: BaseException) -> FourfoldError | None:
+def _sqlite(error: BaseException, file: str | None) -> FourfoldError | None:
     name: str = getattr(error, "sqlite_errorname", "") or ""
-    if name.startswith("SQLITE_FULL"):
+    # A full disk is also an I/O error: the write-ahead log's index cannot grow.
+    if name.startswith("SQLITE_FULL") or (name.startswith("SQLITE_IOERR") and _has_no_space(file)):
         return OutOfSpace(
             "the disk that holds the catalog is full; the change was rolled back",
             ways_on=["free some space and try again"],
@@ -44,6 +50,13 @@ def _sqlite(error: BaseException) -> FourfoldError | None:
             ways_on=["check that its folder exists and may be written, and that the disk is well"],
         )
     return None
+
+
+def _has_no_space(file: str | None) -> bool:
+    try:
+        return file is not None and shutil.disk_usage(Path(file).parent).free < LEAST_FREE_BYTES
+    except OSError:
+        return False
 
 
 def _postgres(error: BaseException) -> FourfoldError | None:

@@ -91,6 +91,8 @@ def _packages() -> Iterator[Finding]:
 
 
 def _project() -> Iterator[Finding]:
+    if os.environ.get("FOURFOLD_URL"):
+        return  # it lives beside the server
     folder = home()
     is_there = folder.is_dir()
     yield Finding(
@@ -120,6 +122,8 @@ def _project() -> Iterator[Finding]:
 
 
 def _settings() -> Iterator[Finding]:
+    if os.environ.get("FOURFOLD_URL"):
+        return
     from fourfold import wiring
 
     settings = wiring.read_settings(home(), os.environ)
@@ -128,6 +132,9 @@ def _settings() -> Iterator[Finding]:
 
 
 def _server() -> Iterator[Finding]:
+    if url := os.environ.get("FOURFOLD_URL"):
+        yield Finding("server", True, url)
+        return
     from fourfold.server.record import read_record
 
     record = read_record(home())

@@ -13,7 +13,9 @@ from fourfold.cli.opened import home, parameter_option, parameters, services
 from fourfold.cli.output import Column, note, output_option, show, show_one, took, when
 
 if TYPE_CHECKING:
-    from fourfold.core.flows import FlowRun
+    from collections.abc import Iterator
+
+    from fourfold.core.flows import FlowRun, RunEvent
     from fourfold.core.services.flows import Flows
 
 
@@ -51,12 +53,13 @@ def run_flow(
             _warn_if_nothing_moves_it(opened.flows)
             return None
         try:
-            result = calls.await_run(flow, run, show=not quiet)
+            run = _follow(opened.flows, run.id, quiet=quiet)
         except KeyboardInterrupt:
             note(_detached(run.id))
             return INTERRUPTED
         if not quiet:
-            note(calls.run_text(opened.flows.get(run.id)))
+            note(calls.run_text(run))
+        result = calls.result_of(flow, run)
     _print_result(result, output)
     return None
 
@@ -195,15 +198,26 @@ def _follow(flows: Flows, run_id: str, *, quiet: bool) -> FlowRun:
     """Print what happens to a run until it ends."""
     from fourfold.resources.flows.calls import print_event
 
-    after = 0
-    while True:
+    for event in _events(flows, run_id):
+        if not quiet:
+            print_event(event)
+    while (run := flows.wait(run_id)).state.is_open:
+        pass
+    return run
+
+
+def _events(flows: Flows, run_id: str) -> Iterator[RunEvent]:
+    """What happens to a run until it ends: told by the loop in process, asked for again over HTTP."""
+    follow = getattr(flows, "follow", None)
+    if follow is not None:
+        yield from follow(run_id)
+        return
+    after, is_open = 0, True
+    while is_open:
+        is_open = flows.wait(run_id, timeout_s=0.5).state.is_open
         for event in flows.events(run_id, after=after):
-            after = max(after, event.seq)
-            if not quiet:
-                print_event(event)
-        run = flows.wait(run_id, timeout_s=0.5)
-        if not run.state.is_open:
-            return run
+            after = event.seq
+            yield event
 
 
 def _ended(run: FlowRun) -> int | None:
