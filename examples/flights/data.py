@@ -187,7 +187,16 @@ def arrivals(flights: pa.Table) -> pa.Table:
     """
     landed = flights.filter(pc.is_valid(flights["landed_at"]))
     return landed.select(
-        ["flight_id", "origin", "carrier", "dest", "tailnum", "scheduled_dep_at", "landed_at", "arr_delay_min"]
+        [
+            "flight_id",
+            "origin",
+            "carrier",
+            "dest",
+            "tailnum",
+            "scheduled_dep_at",
+            "landed_at",
+            "arr_delay_min",
+        ]
     ).sort_by([("landed_at", "ascending"), ("flight_id", "ascending")])
 
 

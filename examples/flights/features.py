@@ -1,4 +1,4 @@
-"""What is known about a flight at its scheduled departure: the definitions, and nothing else.
+"""What is known about a flight shortly before it leaves: the definitions, and nothing else.
 
 Each view turns one source of events into features of one entity. The same definitions make the training
 sets (point in time), fill the online store, and answer the endpoint's look-ups.
@@ -137,5 +137,5 @@ service = fs.FeatureService(
     ],
     request=REQUEST,
     owner="flights",
-    description="all that is known of a flight at its scheduled departure",
+    description="all that is known of a flight shortly before it leaves",
 )

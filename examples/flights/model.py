@@ -6,7 +6,7 @@ batch, behind the endpoint), so this module imports nothing of the example.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -68,14 +68,12 @@ class Recipe:
         return asdict(self)
 
 
-def sweep(rounds: int) -> tuple[Recipe, ...]:
+def sweep(leaves: Sequence[int], rounds: int) -> list[Recipe]:
     """What we try: a plain model to beat, and trees from coarse to fine."""
-    return (
+    return [
         Recipe("logistic"),
-        Recipe("trees-15", leaves=15, rounds=rounds, learning_rate=0.1),
-        Recipe("trees-31", leaves=31, rounds=rounds, learning_rate=0.07),
-        Recipe("trees-63", leaves=63, rounds=rounds, learning_rate=0.05),
-    )
+        *(Recipe(f"trees-{count}", leaves=count, rounds=rounds, learning_rate=0.1) for count in leaves),
+    ]
 
 
 def fit(recipe: Recipe, features: np.ndarray, late: np.ndarray) -> Any:
@@ -91,7 +89,6 @@ def _trees(recipe: Recipe) -> Any:
         max_iter=recipe.rounds,
         learning_rate=recipe.learning_rate,
         min_samples_leaf=100,
-        categorical_features=list(range(len(CODES))),
         early_stopping=False,
         random_state=recipe.seed,
     )
@@ -113,4 +110,4 @@ def _logistic() -> Any:
         ],
         sparse_threshold=0.0,
     )
-    return make_pipeline(prepared, LogisticRegression(max_iter=200))
+    return make_pipeline(prepared, LogisticRegression(solver="newton-cholesky"))

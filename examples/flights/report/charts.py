@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Iterator
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -115,9 +115,7 @@ def delays_by_hour(hours: Sequence[Row]) -> str:
     """Lateness grows through the day."""
     with _figure(height_in=2.7) as (figure, (axes,)):
         shown = [one for one in hours if one["flights"] >= 50]
-        axes.bar(
-            [one["hour"] for one in shown], [one["late_share"] for one in shown], color=BLUE, width=0.72
-        )
+        axes.bar([one["hour"] for one in shown], [one["late_share"] for one in shown], color=BLUE, width=0.72)
         axes.set(xlabel="scheduled hour of departure, New York", ylabel="arrived late")
         axes.set_xticks([one["hour"] for one in shown])
         axes.grid(axis="x", visible=False)
@@ -224,7 +222,9 @@ def difference(mean: float, interval: Sequence[float]) -> str:
         axes.set(xlim=(-reach, reach), ylim=(-0.8, 1.1))
         axes.set_yticks([])
         axes.spines["left"].set_visible(False)
-        axes.set_xlabel("challenger better   \N{LEFTWARDS ARROW}   difference in log loss   \N{RIGHTWARDS ARROW}   champion better")
+        axes.set_xlabel(
+            "challenger better   \N{LEFTWARDS ARROW}   difference in log loss   \N{RIGHTWARDS ARROW}   champion better"
+        )
     return _svg(figure, "paired difference in log loss, challenger less champion")
 
 

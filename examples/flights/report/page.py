@@ -44,7 +44,9 @@ def _head(summary: Part) -> str:
             f"online against offline, {count(values)} values",
             "good" if parity["is_equal"] else "bad",
         ),
-        _tile(seconds(summary["flow"]["wall_s"]), f"for the whole flow, {dollars(summary['flow']['cost_usd'])}"),
+        _tile(
+            seconds(summary["flow"]["wall_s"]), f"for the whole flow, {dollars(summary['flow']['cost_usd'])}"
+        ),
     ]
     return (
         f"<h1>{escape(summary['question'])}</h1>"
@@ -98,8 +100,13 @@ def _leak(summary: Part) -> str:
         + _table(
             ("join", ("rows given", "n"), ("rows made", "n"), ("made in", "n"), "fingerprint"),
             [
-                (name, (count(one["entity_rows"]), "n"), (count(one["rows"]), "n"), (seconds(one["seconds"]), "n"),
-                 f"<code>{escape(one['fingerprint'][:16])}</code>")
+                (
+                    name,
+                    (count(one["entity_rows"]), "n"),
+                    (count(one["rows"]), "n"),
+                    (seconds(one["seconds"]), "n"),
+                    f"<code>{escape(one['fingerprint'][:16])}</code>",
+                )
                 for name, one in (("naive", sets["naive"]), ("point in time", sets["point_in_time"]))
             ],
         )  # fmt: skip
@@ -108,14 +115,11 @@ def _leak(summary: Part) -> str:
 
 def _sweep(summary: Part) -> str:
     best = next(one for one in summary["sweep"] if one["is_best"])
-    return (
-        "<h2>Four recipes</h2>"
-        + _figure(
-            charts.sweep(summary["sweep"]),
-            f"Each recipe learned from {count(best['rows'])} flights and was judged on "
-            f"{count(best['score']['rows'])} of {escape(summary['parameters']['validation_days'])}. "
-            f"The least log loss wins: <b>{escape(best['recipe'])}</b>.",
-        )
+    return "<h2>Four recipes</h2>" + _figure(
+        charts.sweep(summary["sweep"]),
+        f"Each recipe learned from {count(best['rows'])} flights and was judged on "
+        f"{count(best['score']['rows'])} of {escape(summary['parameters']['validation_days'])}. "
+        f"The least log loss wins: <b>{escape(best['recipe'])}</b>.",
     )
 
 
@@ -242,8 +246,15 @@ def _flow(summary: Part) -> str:
             "it. The bar in a box is its time beside the longest. Dashed boxes were answered from the cache.",
         )
         + _table(
-            ("step", ("time", "n"), ("processor", "n"), ("peak memory", "n"), "used of what it held", ("cost", "n"),
-             ""),
+            (
+                "step",
+                ("time", "n"),
+                ("processor", "n"),
+                ("peak memory", "n"),
+                "used of what it held",
+                ("cost", "n"),
+                "",
+            ),
             rows,
         )  # fmt: skip
     )

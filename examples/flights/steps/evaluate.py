@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import date
 
 import numpy as np
 import pyarrow as pa
-
-import fourfold as ff
-from examples.flights.labels import split
+from examples.flights.labels import Span, split
 from examples.flights.model import featurize, predict
 from examples.flights.scores import Bin, Hour, Score, by_hour, calibration, score
 from examples.flights.steps.join import Joined
 from examples.flights.steps.train import Fitted
+
+import fourfold as ff
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +35,9 @@ class Evaluation:
 
 
 @ff.step(cache=True, memory="1GiB")
-def evaluate(
-    best: Fitted, naive: Fitted, joined: Joined, joined_naive: Joined, test_from: date, test_before: date
-) -> Evaluation:
+def evaluate(best: Fitted, naive: Fitted, test: Span) -> Evaluation:
     """Both models on the test days; each on its own kind of join, and on the honest one."""
-    honest = _days(joined, test_from, test_before)
-    leaking = _days(joined_naive, test_from, test_before)
+    honest, leaking = _rows(best.joined, test), _rows(naive.joined, test)
     late = honest["late"].to_numpy()
     said = _said(best, honest)
     found = score(said, late)
@@ -57,9 +53,8 @@ def evaluate(
     )
 
 
-def _days(joined: Joined, since: date, before: date) -> pa.Table:
-    table = ff.table(joined.table.name).read(version=joined.table.version)
-    return split(table, since=since, before=before, known=False)
+def _rows(joined: Joined, span: Span) -> pa.Table:
+    return split(ff.table(joined.table.name).version(joined.table.version).read(), span)
 
 
 def _said(fitted: Fitted, rows: pa.Table) -> np.ndarray:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import fourfold as ff
 from examples.flights.steps.land import Landed
+
+import fourfold as ff
 from fourfold import features as fs
 from fourfold.core.storage import TableVersion
 
 SERVICE = "flight_delays"
-TIME = {"point_in_time": "t", "naive": "t_naive"}
-"""As of which column each way of joining looks at the past; `labels.labelled` says why they differ."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,13 +28,13 @@ class Joined:
 def join(landed: Landed, service: str, labels: TableVersion, way: str) -> Joined:
     """The training set by one way of joining; every row of the labels is in it."""
     del service  # its version: another one is another training set
-    rows = ff.table(labels.name).read(version=labels.version)
+    rows = ff.table(labels.name).version(labels.version).read()
     made = fs.training_set(
         SERVICE,
         rows,
-        at=TIME[way],
+        at="t",
         join=way,
-        versions={one.name: one.version for one in landed.versions if one != landed.schedule},
+        versions={one.name: one.version for one in landed.sources},
     )
     table: TableVersion = ff.table(f"flights.training_{way}").overwrite(made.data)
     return Joined(table, way, made.info.fingerprint, rows.num_rows, made.info.seconds)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import fourfold as ff
 from examples.flights import data
+
+import fourfold as ff
 from fourfold.core.storage import TableVersion
 
 
@@ -20,8 +21,9 @@ class Landed:
     arrivals: TableVersion
 
     @property
-    def versions(self) -> tuple[TableVersion, ...]:
-        return self.schedule, self.weather, self.planes, self.departures, self.arrivals
+    def sources(self) -> tuple[TableVersion, ...]:
+        """What features are made from."""
+        return self.weather, self.planes, self.departures, self.arrivals
 
 
 @ff.step(cache=True, memory="1GiB")

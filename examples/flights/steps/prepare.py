@@ -1,12 +1,14 @@
-"""Say what features there are, and which flights to learn from."""
+"""Say what features there are, and which flights to learn from and to score."""
 
 from __future__ import annotations
 
 from datetime import date
 
-import fourfold as ff
+import pyarrow.compute as pc
 from examples.flights import features, labels
 from examples.flights.steps.land import Landed
+
+import fourfold as ff
 from fourfold import features as fs
 from fourfold.core.storage import TableVersion
 
@@ -19,26 +21,19 @@ def define(landed: Landed) -> str:
     return str(features.service.value.version)
 
 
-@ff.step(cache=True)
-def label(landed: Landed, since: date, before: date, late_after_min: int) -> TableVersion:
-    """The flights of these days that landed, with how late they were."""
-    schedule = landed.schedule
-    rows = labels.labelled(
-        ff.table(schedule.name).read(version=schedule.version),
-        since=since,
-        before=before,
-        late_after_min=late_after_min,
-    )
+@ff.step(cache=True, memory="1GiB")
+def label(landed: Landed, late_after_min: int) -> TableVersion:
+    """Every flight that landed, with how late it was."""
+    schedule = ff.table(landed.schedule.name).version(landed.schedule.version).read()
+    rows = labels.labelled(schedule, late_after_min=late_after_min)
     version: TableVersion = ff.table("flights.labels").overwrite(rows)
     return version
 
 
-@ff.step(cache=True)
+@ff.step(cache=True, memory="1GiB")
 def plan(landed: Landed, day: date) -> TableVersion:
-    """The next day's flights as its schedule has them, one row per flight, cancelled ones included."""
-    schedule = landed.schedule
-    rows = labels.cases(
-        ff.table(schedule.name).read(version=schedule.version), since=day, before=labels.after(day)
-    )
+    """The next day's flights as its schedule has them, cancelled ones included."""
+    schedule = ff.table(landed.schedule.name).version(landed.schedule.version).read()
+    rows = labels.cases(schedule.filter(pc.equal(schedule["day"], day)))
     version: TableVersion = ff.table("flights.plan").overwrite(rows)
     return version

@@ -4,48 +4,50 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from datetime import date
 from typing import Any
 
-import fourfold as ff
-from examples.flights.labels import split
+from examples.flights.labels import Span, split
 from examples.flights.model import Recipe, featurize, fit, predict
 from examples.flights.scores import Score, score
 from examples.flights.steps.join import Joined
 
+import fourfold as ff
+
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """A fitted model with where it came from."""
+    """A fitted model with where it came from. `score` is empty when nothing was left to judge it by."""
 
     recipe: Recipe
-    way: str
+    joined: Joined
+    learned: Span
     run: str
     rows: int
     fit_s: float
-    score: Score
+    score: Score | None
     model: Any
 
 
-@ff.step(cpu=1, cache=True, memory="1GiB", retries=1)
-def train(
-    joined: Joined, recipe: Recipe, since: date, validate_from: date, validate_before: date
-) -> Fitted:
-    """Learn from the days before `validate_from`, and be judged on those that follow."""
-    table = ff.table(joined.table.name).read(version=joined.table.version)
-    learn = split(table, since=since, before=validate_from, known=True)
-    judge = split(table, since=validate_from, before=validate_before, known=False)
+@ff.step(cache=True, memory="1GiB", retries=1)
+def train(joined: Joined, recipe: Recipe, learn: Span, judge: Span | None = None) -> Fitted:
+    """Learn from some days, as far as their outcomes were known by the end, and be judged on others."""
+    table = ff.table(joined.table.name).version(joined.table.version).read()
+    rows = split(table, learn, known=True)
     with ff.run(
-        f"{joined.way}/{recipe.name}",
+        f"{recipe.name} on {joined.way}",
         experiment="flights",
-        params={**recipe.parameters, "join": joined.way, "rows": learn.num_rows},
+        params={**recipe.parameters, "join": joined.way, "learn": str(learn)},
         seed=recipe.seed,
         data=[joined.table],
     ) as run:
         began = time.perf_counter()
-        model = fit(recipe, featurize(learn), learn["late"].to_numpy())
+        model = fit(recipe, featurize(rows), rows["late"].to_numpy())
         fit_s = time.perf_counter() - began
-        said = predict(model, featurize(judge))["late"].to_numpy()
-        found = score(said, judge["late"].to_numpy())
-        run.log({f"validation_{name}": value for name, value in found.items()}, fit_s=fit_s)
-        return Fitted(recipe, joined.way, run.id, learn.num_rows, fit_s, found, model)
+        found = None
+        run.log(fit_s=fit_s, rows=rows.num_rows)
+        if judge is not None:
+            judged = split(table, judge)
+            said = predict(model, featurize(judged))["late"].to_numpy()
+            found = score(said, judged["late"].to_numpy())
+            run.log({f"validation_{name}": value for name, value in found.items()})
+        return Fitted(recipe, joined, learn, run.id, rows.num_rows, fit_s, found, model)
