@@ -23,12 +23,14 @@ def served(storage: Storage, endpoint: str) -> pa.Table:
 def with_feedback(storage: Storage, endpoint: str, name: str) -> pa.Table:
     """Predictions (live and shadow) with a column `feedback`: the last word on `name`, null where none came.
 
-    Numbers and true/false come as floats, anything else as text.
+    Numbers and true/false come as floats; where any is text, all are text.
     """
     rows = storage.read(predictions_table(endpoint))
     labels = _labels(storage, endpoint, name)
     ids = rows.column("prediction_id").to_pylist()
-    found = [labels.get(id_) for id_ in ids]
+    found: list[float | str | None] = [labels.get(id_) for id_ in ids]
+    if any(isinstance(value, str) for value in found):
+        found = [None if value is None else str(value) for value in found]
     return rows.append_column("feedback", pa.array(found))
 
 
