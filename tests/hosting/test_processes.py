@@ -175,6 +175,13 @@ def test_features_are_looked_up_as_pushed_and_the_log_passes_the_audit(project: 
     assert report.is_equal
     assert report.rows == 3
 
+    now = pa.scalar(datetime.now(UTC), pa.timestamp("us", "UTC"))
+    ff.table("plan").append(
+        pa.table({"origin": ["JFK", "XXX"], "hour": [3, 4], "t": pa.array([now, now], now.type)})
+    )
+    ff.predict_table(version, "plan", out="scores", features="airports", time_column="t", keep=["origin"])
+    assert ff.table("scores").read()["late"].to_pylist() == pytest.approx([0.4, 0.5])
+
 
 def test_no_request_fails_in_swaps_or_when_the_worker_is_killed(project: wiring.Project) -> None:
     first = late_project.save(late_project.Always(0.25))
