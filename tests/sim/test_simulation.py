@@ -32,6 +32,11 @@ def test_whatever_fails_nothing_is_lost_or_done_twice_and_everything_ends(seed: 
     simulate(seed)
 
 
+@pytest.mark.parametrize("seed", [91, 93, 214, 2614, 3021])
+def test_what_once_went_wrong_stays_right(seed: int) -> None:
+    simulate(seed)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("first", range(1000, 2000, 100))
 def test_the_same_for_many_more_seeds(first: int) -> None:

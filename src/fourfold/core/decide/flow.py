@@ -269,7 +269,7 @@ class Stop:
 
 @dataclass(frozen=True, slots=True)
 class Refuse:
-    """Tell the sender that what it said does not count."""
+    """Tell the body that what it said does not count."""
 
     key: CallKey
     reason: str
@@ -436,10 +436,8 @@ def _leased(state: Slice, event: Leased, now: Instant) -> tuple[Slice, tuple[Com
 
 def _began(state: Slice, event: Began, now: Instant) -> tuple[Slice, tuple[Command, ...]]:
     call, attempt = state.calls[event.key], state.attempts.get(event.key)
-    if attempt is None or attempt.n != event.n:
-        return state, (Refuse(event.key, f"attempt {event.n} is not the present one ({call.attempt})"),)
-    if call.state is not CallState.leased or call.attempt != event.n:
-        return state, ()  # cancelled meanwhile, or told twice
+    if attempt is None or attempt.n != event.n or call.state is not CallState.leased:
+        return state, ()  # of an earlier attempt, cancelled meanwhile, or told twice
     call = _move(call, Move.start, f"on {attempt.unit or attempt.worker}", started_at=now)
     attempts = {**state.attempts, call.key: replace(attempt, started_at=now)}
     return _with(replace(state, attempts=attempts), call), ()
@@ -448,7 +446,7 @@ def _began(state: Slice, event: Began, now: Instant) -> tuple[Slice, tuple[Comma
 def _finished(state: Slice, event: Finished, now: Instant) -> tuple[Slice, tuple[Command, ...]]:
     state, counts = _end_attempt(state, event.key, event.n, Exit(ExitKind.ok), event.usage, now)
     if not counts:
-        return state, (Refuse(event.key, f"attempt {event.n} is not the present one; its result is dropped"),)
+        return state, ()  # the result of an earlier attempt, or of a call that was cancelled, is dropped
     call = _move(
         state.calls[event.key],
         Move.finish,
