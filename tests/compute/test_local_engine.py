@@ -276,6 +276,7 @@ def test_when_no_more_can_be_opened_one_job_is_lost_and_the_others_go_on(engine:
     engine.wait(["c"], 20)
     assert engine.logs("c").data == b"ran\n"
     assert engine.status(["a"])["a"].phase is Phase.running
+    engine.stop("a", 0)
 
 
 def test_a_claim_that_a_crash_cut_short_uses_up_no_key(engine: LocalEngine, tmp_path: Path) -> None:
@@ -365,6 +366,7 @@ def test_the_use_of_a_running_job_can_be_asked(engine: LocalEngine) -> None:
     assert usage.wall_s > 0
     assert usage.memory_peak_bytes
     assert not usage.memory_peak_is_exact
+    engine.stop("a", 0)
 
 
 def test_what_ended_is_known_to_a_later_engine(engine: LocalEngine, tmp_path: Path) -> None:
