@@ -38,10 +38,12 @@ HEAVY = {
 SLOW_STANDARD = {
     "asyncio",
     "concurrent.futures",
+    "difflib",
     "email",
     "http.client",
     "logging",
     "multiprocessing",
+    "pathlib",
     "sqlite3",
     "ssl",
     "subprocess",
@@ -100,4 +102,17 @@ def test_help_imports_click_and_no_noun() -> None:
     found = imported_by(HELP)
     ours = {name for name in found if name.startswith("fourfold")}
     assert "click" in found
-    assert ours <= {"fourfold", "fourfold.cli", "fourfold.cli.main", "fourfold.core", "fourfold.core.context"}
+    core = {"fourfold.core", "fourfold.core.context", "fourfold.core.package"}
+    assert ours <= {"fourfold", "fourfold.cli", "fourfold.cli.main"} | core
+
+
+def test_the_types_of_every_route_are_found_without_pyarrow() -> None:
+    """What a protocol imports for type checkers only is known by name where it travels."""
+    code = (
+        "from fourfold.core.services import all_routes\n"
+        "shapes = {route.name: route.shape for route in all_routes()}\n"
+        "assert shapes['features.training_set'].result_form == 'table'\n"
+        "assert shapes['storage.scan'].result_form == 'batches'\n"
+        "assert shapes['features.push'].body.name == 'events'\n"
+    )
+    assert "pyarrow" not in imported_by(code)

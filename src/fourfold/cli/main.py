@@ -6,7 +6,6 @@ Nothing is imported until a noun is asked for, so that `fourfold --help` costs l
 from __future__ import annotations
 
 import contextlib
-import difflib
 import errno
 import importlib
 import os
@@ -156,6 +155,8 @@ def _say(text: str) -> None:
 
 
 def _near(name: str, known: Any) -> str:
+    import difflib
+
     matches = difflib.get_close_matches(name, known, n=1)
     return f" Did you mean '{matches[0]}'?" if matches else " See: fourfold --help"
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 VERSION = "0.1.0"
 
-FOLDER = Path(__file__).resolve().parents[2]
-"""For processes that are started with another interpreter or a clean environment."""
+FOLDER = __file__.rsplit("/", 3)[0]
+"""For processes that are started with another interpreter or a clean environment. A text, because `pathlib`
+would be a third of what importing the package costs."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
-
-import pyarrow as pa
+from typing import TYPE_CHECKING, Protocol
 
 from fourfold.core.routes import Role, route
 from fourfold.core.storage import Condition, Digest, Scalar, TableInfo, TableVersion
 from fourfold.core.times import Instant
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 class Storage(Protocol):
