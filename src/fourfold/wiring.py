@@ -10,7 +10,6 @@ Each part is opened when it is first asked for: a step that reads a table loads 
 from __future__ import annotations
 
 import functools
-import importlib
 import os
 import threading
 import tomllib
@@ -44,18 +43,6 @@ if TYPE_CHECKING:
 
 FOLDER = ".fourfold"
 SETTINGS_FILE = "fourfold.toml"
-TABLES = [
-    "foundation.storage",
-    "foundation.compute",
-    "resources.flows",
-    "mlplatform.features",
-    "mlplatform.models.runs",
-    "mlplatform.models.runs.search",
-    "mlplatform.models.versions",
-    "mlplatform.hosting",
-    "workbench",
-]
-
 T = TypeVar("T")
 
 
@@ -159,8 +146,6 @@ class Project:
         scheme, _, rest = url.partition("://")
         if scheme == "postgresql":  # SQLAlchemy's address also names the driver
             url = f"postgresql+psycopg://{rest}"
-        for room in TABLES:  # until the first migration holds them
-            importlib.import_module(f"fourfold.{room}.tables")
         return Catalog.open(url)
 
     @part
@@ -353,7 +338,7 @@ class Project:
                     return self.features.service(ref.name).version
                 case "model":  # a version never changes; it may be gone
                     return str(self.models.resolve(f"{ref.name}/{ref.version}").number)
-                case "blob" | "run" | "training_set":
+                case "blob" | "run" | "training_set" | "endpoint":  # an endpoint has no versions
                     return ref.version
                 case _:
                     return None

@@ -7,11 +7,14 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
-from fourfold.catalog.database import Catalog
 from fourfold.core.errors import Refused
+
+if TYPE_CHECKING:
+    from fourfold.catalog.database import Catalog
 
 HEAD = "0001"
 """The newest migration; a test compares it with the folder."""
