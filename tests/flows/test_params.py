@@ -15,7 +15,6 @@ from fourfold.core.flows import Code, DeployedFlow, RunId
 from fourfold.core.times import SECOND_US, Instant, instant, iso
 from fourfold.resources.flows import api as ff
 from fourfold.resources.flows import bundle, messages, params
-from fourfold.resources.flows.api import known_steps
 
 
 @ff.flow(schedule=ff.cron("30 3 * * *", tz="America/New_York"))
@@ -80,7 +79,7 @@ def test_what_does_not_fit_is_refused_by_name(given: dict[str, Any], words: str)
 
 
 def test_a_flow_knows_the_steps_that_it_names_and_no_others() -> None:
-    assert set(known_steps(outer)) == {"named", "inner_step"}
+    assert set(outer.steps()) == {"named", "inner_step"}
 
 
 @ff.step

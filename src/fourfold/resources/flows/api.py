@@ -20,6 +20,7 @@ from fourfold.core.quantities import Range
 from fourfold.core.times import duration_s
 from fourfold.resources.flows import body as bodies
 from fourfold.resources.flows.body import Future
+from fourfold.resources.flows.params import scheduled_day
 
 __all__ = [
     "Flow",
@@ -35,17 +36,6 @@ __all__ = [
     "step",
     "wait",
 ]
-
-
-class _ScheduledDay(dt.date):
-    """Stands for the day that a run is for, in the schedule's zone; replaced before the body starts."""
-
-    def __repr__(self) -> str:
-        return "scheduled_day"
-
-
-scheduled_day: dt.date = _ScheduledDay(1, 1, 1)
-"""As a parameter's default: the day that the run is for (of its tick, or else of its start)."""
 
 
 class Step:
@@ -240,6 +230,29 @@ class Flow:
 
         return deploy(self)
 
+    def steps(self) -> Mapping[str, Step]:
+        """The steps that the flow's code names, itself or through functions of its own module."""
+        found: dict[str, Step] = {} if self.on_failure is None else {self.on_failure.name: self.on_failure}
+        waiting, seen = [self.function], set[Callable[..., Any]]()
+        while waiting:
+            function = waiting.pop()
+            seen.add(function)
+            names = frozenset(_names(function.__code__))
+            for name in names:
+                value = function.__globals__.get(name)
+                values = [value]
+                if isinstance(value, ModuleType):
+                    values = [getattr(value, attribute, None) for attribute in names]
+                for value in values:
+                    if isinstance(value, Step):
+                        found[value.name] = value
+                    inner = value.function if isinstance(value, Flow) else value
+                    if not isinstance(inner, FunctionType) or inner in seen:
+                        continue
+                    if inner.__globals__ is function.__globals__:
+                        waiting.append(inner)
+        return found
+
     def __repr__(self) -> str:
         return f"<Flow {self.name}>"
 
@@ -341,30 +354,6 @@ def _backoff(value: float | str) -> Backoff:
     if made.most_s < made.first_s:
         raise Refused(f"backoff {value!r} runs from more to less", ways_on=["write for example 2s..5m"])
     return made
-
-
-def known_steps(flow: Flow) -> Mapping[str, Step]:
-    """The steps that a flow's code names, itself or through functions of its own module."""
-    found: dict[str, Step] = {} if flow.on_failure is None else {flow.on_failure.name: flow.on_failure}
-    waiting, seen = [flow.function], set[Callable[..., Any]]()
-    while waiting:
-        function = waiting.pop()
-        seen.add(function)
-        names = frozenset(_names(function.__code__))
-        for name in names:
-            value = function.__globals__.get(name)
-            values = [value]
-            if isinstance(value, ModuleType):
-                values = [getattr(value, attribute, None) for attribute in names]
-            for value in values:
-                if isinstance(value, Step):
-                    found[value.name] = value
-                inner = value.function if isinstance(value, Flow) else value
-                if not isinstance(inner, FunctionType) or inner in seen:
-                    continue
-                if inner.__globals__ is function.__globals__:
-                    waiting.append(inner)
-    return found
 
 
 def _names(code: CodeType) -> Iterator[str]:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import sys
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fourfold.core import context
-from fourfold.core.errors import NotFound, Refused
+from fourfold.core.errors import Refused
 from fourfold.core.flows import DeployedFlow, FlowCancelled, FlowFailed, FlowRun, RunEvent, RunState
 from fourfold.core.times import duration_text, seconds_between
 from fourfold.resources.flows import body as bodies
 from fourfold.resources.flows import bundle, codec, params
-from fourfold.resources.flows.api import Flow, known_steps
+
+if TYPE_CHECKING:
+    from fourfold.resources.flows.api import Flow
 
 is_runner = False
 """Whether this process is one that carries flows out; such a process starts none while it imports code."""
@@ -36,7 +37,7 @@ def submit(flow: Flow, given: Mapping[str, Any], *, key: str = "") -> FlowRun:
         module=place.module,
         attribute=_attribute(flow),
         params=checked,
-        steps={name: step.policy.resources for name, step in known_steps(flow).items()},
+        steps={name: step.policy.resources for name, step in flow.steps().items()},
         key=key,
         priority=flow.priority,
         cwd=os.getcwd(),
@@ -100,25 +101,6 @@ def result_of(flow: Flow, run: FlowRun) -> Any:
     if failure is not None and failure.traceback:
         error.add_note(failure.traceback)
     raise error from cause
-
-
-def load_flow(module: str, name: str = "") -> Flow:
-    """The flow of this name in a module; the only one, when no name is given."""
-    found = {
-        value.name: value
-        for value in vars(importlib.import_module(module)).values()
-        if isinstance(value, Flow)
-    }
-    if name in found:
-        return found[name]
-    if not name and len(found) == 1:
-        return next(iter(found.values()))
-    from fourfold.core.errors import did_you_mean
-
-    raise NotFound(
-        f"module '{module}' has no flow '{name}'" if name else f"module '{module}' has {len(found)} flows",
-        ways_on=did_you_mean(name, found, what="its flows"),
-    )
 
 
 def print_event(event: RunEvent) -> None:

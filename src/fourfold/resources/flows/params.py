@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import inspect
 import json
 import typing
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
 from fourfold.core.errors import Refused, did_you_mean
 from fourfold.core.times import Instant, moment
-from fourfold.resources.flows.api import Flow, scheduled_day
+
+if TYPE_CHECKING:
+    from fourfold.resources.flows.api import Flow
+
+
+class _ScheduledDay(dt.date):
+    """Stands for the day that a run is for, in the schedule's zone; replaced before the body starts."""
+
+    def __repr__(self) -> str:
+        return "scheduled_day"
+
+
+scheduled_day: dt.date = _ScheduledDay(1, 1, 1)
+"""As a parameter's default: the day that the run is for (of its tick, or else of its start)."""
 
 _SIMPLE = (int, str, bool)
 
