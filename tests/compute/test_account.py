@@ -113,17 +113,19 @@ NOTHING = st.just(0.0)
     st.floats(0, 1e7),
     NOTHING | st.floats(0.01, 8),
     st.floats(0, 1e15),
+    st.sampled_from([0.0, 1.5]),
 )
 def test_no_utilisation_above_one_is_passed_over_in_silence(
-    wall_s: float, cpu_s: float, cpu: float, flops: float
+    wall_s: float, cpu_s: float, cpu: float, flops: float, others_busy: float
 ) -> None:
     peak = Figure(FigureName.fp32_all, 200.0, "GFLOP/s", 190, 210, 5)
-    measured = Measurement("b", "local", "f", Instant(0), 1.0, False, (peak,), {}, 0.0)
+    measured = Measurement("b", "local", "f", Instant(0), 1.0, False, (peak,), {}, others_busy)
     found = account(Usage(wall_s, cpu_s, flops=flops), held=Held(cpu), unit=UNIT, measurement=measured)
     if found.utilisation is not None and found.utilisation > ROUNDING:
         assert "busy but held" in found.sentence or "Too short to tell" in found.sentence
     if found.flops_utilisation is not None and found.flops_utilisation > 1:
-        assert "the measurement is wrong" in found.sentence
+        words = "others kept the unit busy" if others_busy else "the measurement is wrong"
+        assert words in found.sentence
 
 
 def test_money_is_shown_with_the_digits_it_has() -> None:

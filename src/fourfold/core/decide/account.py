@@ -60,7 +60,7 @@ def account(
         unit_share=share,
         cost_nanousd=cost_nanousd(usage.wall_s, share=share, price_usd_per_hour=price_usd_per_hour),
         bound=bound,
-        sentence=" ".join(filter(None, (sentence, _arithmetic(usage, flops_utilisation)))),
+        sentence=" ".join(filter(None, (sentence, _arithmetic(usage, flops_utilisation, measurement)))),
     )
 
 
@@ -108,17 +108,17 @@ def _flops_utilisation(usage: Usage, held: Held, unit: Unit, measurement: Measur
     return usage.flops / (usage.wall_s * peak * 1e9 * min(1.0, held.cpu / unit.cores))
 
 
-def _arithmetic(usage: Usage, utilisation: float | None) -> str:
+def _arithmetic(usage: Usage, utilisation: float | None, measurement: Measurement | None) -> str:
     """What the operations counted amount to; nothing where none were."""
     if usage.flops is None:
         return ""
-    if utilisation is None:
+    if utilisation is None or measurement is None:
         return "Its operations were counted, but the unit's peak is unknown: fourfold unit bench."
     if utilisation > 1:
-        return (
-            f"It counted {utilisation:.0%} of the measured peak of the cores it held: it used more of them, "
-            "or the count or the measurement is wrong."
-        )
+        over = f"It counted {utilisation:.0%} of the measured peak of the cores it held"
+        if not measurement.is_confident:
+            return f"{over}, but others kept the unit busy when it was measured: fourfold unit bench."
+        return f"{over}: it used more of them, or the count or the measurement is wrong."
     return f"Its arithmetic reached {utilisation:.0%} of the measured peak of the cores it held."
 
 
