@@ -27,7 +27,7 @@ import fourfold as ff
 def flights(
     day: date = date(2013, 12, 2),
     leaves: list[int] = [15, 31, 63],  # noqa: B006 - a flow's parameters are values
-    rounds: int = 100,
+    rounds: int = 60,
     late_after_min: int = 30,
     out: str = ".fourfold/flights",
 ) -> Path:
@@ -62,7 +62,7 @@ def flights(
     if decision.result().is_promoted:
         deploy(challenger, key="challenger")
 
-    return report(
+    page: Path = report(
         Findings(
             days=days,
             late_after_min=late_after_min,
@@ -82,4 +82,5 @@ def flights(
             decision=decision,
         ),
         out,
-    )  # type: ignore[no-any-return]
+    ).result()
+    return page

@@ -37,6 +37,16 @@ class Hour(TypedDict):
 EDGE = 1e-15
 
 
+def named(found: Score, prefix: str) -> dict[str, float]:
+    """The figures as metrics of a run."""
+    return {
+        f"{prefix}_auc": found["auc"],
+        f"{prefix}_log_loss": found["log_loss"],
+        f"{prefix}_brier": found["brier"],
+        f"{prefix}_rows": found["rows"],
+    }
+
+
 def score(said: np.ndarray, late: np.ndarray) -> Score:
     """All figures at once."""
     happened = late.astype(np.float64)
@@ -52,7 +62,8 @@ def score(said: np.ndarray, late: np.ndarray) -> Score:
 def losses(said: np.ndarray, late: np.ndarray) -> np.ndarray:
     """The logarithmic loss of each answer."""
     held = np.clip(said, EDGE, 1 - EDGE)
-    return -np.where(late.astype(bool), np.log(held), np.log1p(-held))
+    found: np.ndarray = -np.where(late.astype(bool), np.log(held), np.log1p(-held))
+    return found
 
 
 def auc(said: np.ndarray, late: np.ndarray) -> float:

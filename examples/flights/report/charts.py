@@ -26,7 +26,7 @@ _VARIABLES = {
 WIDTH_IN = 9.2
 Row = Mapping[str, Any]
 
-_STYLE = {
+_STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "flights",
     "font.size": 10,
@@ -101,8 +101,10 @@ def calibration(bins: Sequence[Row]) -> str:
     with _figure(height_in=3.9, width_in=4.5) as (figure, (axes,)):
         most = max(max(one["predicted"], one["observed"]) for one in bins) * 1.08
         axes.plot([0, most], [0, most], color=MUTED, lw=1, ls=(0, (4, 3)))
-        axes.annotate("as said, so it came", (most * 0.70, most * 0.74), color=MUTED, rotation=45, ha="center",
-                      va="center", fontsize=9, rotation_mode="anchor")  # fmt: skip
+        axes.annotate(
+            "as said, so it came", (most * 0.70, most * 0.74), color=MUTED, fontsize=9,
+            rotation=45, rotation_mode="anchor", ha="center", va="center",
+        )  # fmt: skip
         x, y = [one["predicted"] for one in bins], [one["observed"] for one in bins]
         axes.plot(x, y, "-o", color=BLUE, ms=6.5, mec=PAPER, mew=1.2)
         axes.set(xlim=(0, most), ylim=(0, most), xlabel="probability given", ylabel="share that arrived late")
@@ -152,8 +154,10 @@ def sweep(tried: Sequence[Row]) -> str:
             for y, one in enumerate(ordered):
                 colour = BLUE if one["is_best"] else MUTED
                 axes.plot(one["score"][metric], y, "o", ms=9, color=colour)
-                axes.annotate(f"{one['score'][metric]:.4f}", (one["score"][metric], y), (9, -0.5), color=colour,
-                              textcoords="offset points", va="center", fontsize=9.5)  # fmt: skip
+                axes.annotate(
+                    f"{one['score'][metric]:.4f}", (one["score"][metric], y), (9, -0.5), color=colour,
+                    textcoords="offset points", va="center", fontsize=9.5,
+                )  # fmt: skip
             axes.set_title(title, pad=8)
             axes.set_yticks(
                 range(len(ordered)),
@@ -223,7 +227,8 @@ def difference(mean: float, interval: Sequence[float]) -> str:
         axes.set_yticks([])
         axes.spines["left"].set_visible(False)
         axes.set_xlabel(
-            "challenger better   \N{LEFTWARDS ARROW}   difference in log loss   \N{RIGHTWARDS ARROW}   champion better"
+            "challenger better   \N{LEFTWARDS ARROW}   difference in log loss   "
+            "\N{RIGHTWARDS ARROW}   champion better"
         )
     return _svg(figure, "paired difference in log loss, challenger less champion")
 
@@ -260,5 +265,6 @@ def _svg(figure: Figure, label: str) -> str:
     text = re.sub(r"font: ([\d.]+px) [^;\"]+", r"font-size: \1", text)
     size = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', text)
     assert size is not None
-    head = f'<svg viewBox="{size[0][9:-1]}" role="img" aria-label="{label}" style="max-width:{float(size[1]) * 1.333:.0f}px">'
+    width_px = float(size[1]) * 4 / 3
+    head = f'<svg {size[0]} role="img" aria-label="{label}" style="max-width:{width_px:.0f}px">'
     return re.sub(r"<svg[^>]*>", head, text, count=1)

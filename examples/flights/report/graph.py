@@ -16,21 +16,39 @@ GAP_X_PX, GAP_Y_PX = 18, 34
 
 def graph(calls: Sequence[Call]) -> str:
     """The calls as SVG: an arrow from each call to those that waited for it."""
-    after = {call["key"]: [key for key in call["after"]] for call in calls}
+    after = {call["key"]: list(call["after"]) for call in calls}
     rows = layers(after)
     places = _places(rows)
     width = max(len(row) for row in rows) * (BOX_PX + GAP_X_PX) - GAP_X_PX + 4
     height = len(rows) * (HIGH_PX + GAP_Y_PX) - GAP_Y_PX + 4
     longest = max((call["wall_s"] for call in calls), default=0.0) or 1.0
     parts = [
-        f'<svg class="graph" viewBox="0 0 {width} {height}" role="img" style="max-width:{width}px" '
-        'aria-label="the flow: each box a step, with its time">'
+        (
+            f'<svg class="graph" viewBox="0 0 {width} {height}" role="img" style="max-width:{width}px" '
+            'aria-label="the flow: each box a step, with its time">'
+        )
     ]
-    for key, before in after.items():
+    for key, before in direct(after).items():
         parts += [_edge(places[one], places[key], width) for one in before]
     parts += [_box(call, places[call["key"]], width, longest) for call in calls]
     parts.append("</svg>")
     return "".join(parts)
+
+
+def direct(after: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    """What each call waited for, less what it waited for through another anyway.
+
+    >>> direct({"a": [], "b": ["a"], "c": ["a", "b"]})
+    {'a': [], 'b': ['a'], 'c': ['b']}
+    """
+    above: dict[str, set[str]] = {}
+    for row in layers(after):
+        for key in row:
+            above[key] = set(after[key]).union(*(above[one] for one in after[key]))
+    return {
+        key: [one for one in before if not any(one in above[other] for other in before if other != one)]
+        for key, before in after.items()
+    }
 
 
 def layers(after: Mapping[str, Sequence[str]]) -> list[list[str]]:
@@ -82,11 +100,15 @@ def _edge(start: tuple[float, float], end: tuple[float, float], width: float) ->
 def _box(call: Call, place: tuple[float, float], width: float, longest: float) -> str:
     x, y = place[0] + width / 2 - BOX_PX / 2, place[1]
     share = call["wall_s"] / longest
-    told = "from the cache" if call["is_cached"] else seconds(call["wall_s"])
+    is_cached = call["is_cached"]
+    told = "from the cache" if is_cached else seconds(call["wall_s"])
+    middle = x + BOX_PX / 2
     return (
-        f'<g class="{"box cached" if call["is_cached"] else "box"}"><title>{escape(call["key"])}: {escape(call["words"])}</title>'
+        f'<g class="{"box cached" if is_cached else "box"}">'
+        f"<title>{escape(call['key'])}: {escape(call['words'])}</title>"
         f'<rect x="{x:.1f}" y="{y:.1f}" width="{BOX_PX}" height="{HIGH_PX}" rx="8"/>'
-        f'<rect class="share" x="{x + 8:.1f}" y="{y + HIGH_PX - 6:.1f}" width="{(BOX_PX - 16) * share:.1f}" height="3" rx="1.5"/>'
-        f'<text x="{x + BOX_PX / 2:.1f}" y="{y + 18:.1f}" class="name">{escape(call["name"])}</text>'
-        f'<text x="{x + BOX_PX / 2:.1f}" y="{y + 33:.1f}" class="took">{escape(told)}</text></g>'
+        f'<rect class="share" x="{x + 8:.1f}" y="{y + HIGH_PX - 6:.1f}" '
+        f'width="{(BOX_PX - 16) * share:.1f}" height="3" rx="1.5"/>'
+        f'<text x="{middle:.1f}" y="{y + 18:.1f}" class="name">{escape(call["name"])}</text>'
+        f'<text x="{middle:.1f}" y="{y + 33:.1f}" class="took">{escape(told)}</text></g>'
     )

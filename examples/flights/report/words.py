@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 
 def count(value: float) -> str:
     """
@@ -41,12 +43,15 @@ def memory(value: float) -> str:
 
 def dollars(value: float) -> str:
     """
-    >>> dollars(0.00213), dollars(0), dollars(1.5)
-    ('$0.0021', '$0', '$1.50')
+    >>> dollars(0.00213), dollars(0.0000063), dollars(0), dollars(1.5)
+    ('$0.0021', '$0.0000063', '$0', '$1.50')
     """
     if value == 0:
         return "$0"
-    return f"${value:.2f}" if value >= 0.1 else f"${value:.2g}"
+    if value >= 0.1:
+        return f"${value:.2f}"
+    places = 1 - math.floor(math.log10(value))
+    return f"${value:.{places}f}"
 
 
 def difference(value: float) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from examples.flights import labels
 from examples.flights.model import INPUTS, featurize, predict
+from examples.flights.scores import named
 from examples.flights.steps.evaluate import Evaluation
 from examples.flights.steps.join import SERVICE
 from examples.flights.steps.train import Fitted
@@ -18,8 +19,8 @@ CARD = """\
 # Will this flight arrive late?
 
 For flights from New York's three airports, half an hour before their scheduled departure: the probability
-of an arrival more than half an hour late. Recipe: {recipe}, learned from {rows:,} flights of {learned}, with the
-features of `{service}` joined as of each departure.
+of an arrival more than half an hour late. Recipe: {recipe}, learned from {rows:,} flights of {learned},
+with the features of `{service}` as they were known then.
 
 {judged}
 
@@ -46,7 +47,7 @@ def register(fitted: Fitted, alias: str, evaluation: Evaluation | None = None) -
     ) as run:
         run.log(fit_s=fitted.fit_s, rows=fitted.rows)
         if found is not None:
-            run.log({f"test_{name}": value for name, value in found.items()})
+            run.log(named(found, "test"))
         version: ModelVersion = run.save(
             fitted.model,
             name=MODEL,

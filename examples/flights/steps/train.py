@@ -8,7 +8,7 @@ from typing import Any
 
 from examples.flights.labels import Span, split
 from examples.flights.model import Recipe, featurize, fit, predict
-from examples.flights.scores import Score, score
+from examples.flights.scores import Score, named, score
 from examples.flights.steps.join import Joined
 
 import fourfold as ff
@@ -49,5 +49,5 @@ def train(joined: Joined, recipe: Recipe, learn: Span, judge: Span | None = None
             judged = split(table, judge)
             said = predict(model, featurize(judged))["late"].to_numpy()
             found = score(said, judged["late"].to_numpy())
-            run.log({f"validation_{name}": value for name, value in found.items()})
+            run.log(named(found, "validation"))
         return Fitted(recipe, joined, learn, run.id, rows.num_rows, fit_s, found, model)
