@@ -19,8 +19,9 @@ from hypothesis.stateful import (
 )
 
 from fourfold.core.decide import flow as rules
-from fourfold.core.decide.flow import TRANSITIONS, Move, Slice
+from fourfold.core.decide.flow import Slice
 from fourfold.core.decide.retry import MOST_LOSSES, Again
+from fourfold.core.decide.transitions import TRANSITIONS, Move
 from fourfold.core.flows import (
     BODY,
     Attempt,

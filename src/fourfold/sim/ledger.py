@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-from fourfold.core.decide.flow import TRANSITIONS, Move
 from fourfold.core.decide.retry import MOST_LOSSES
+from fourfold.core.decide.transitions import TRANSITIONS, Move
 from fourfold.core.flows import (
     Attempt,
     CallKey,
