@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import sqlalchemy as sa
@@ -178,23 +179,27 @@ def begin(connection: sa.Connection, run_id: str, new: NewRun, *, key: str, by: 
     return run_id
 
 
+_now = sa.bindparam("now", type_=sa.BigInteger)
+_is_lost = run.c.status == RunStatus.lost.value
+_LOCATE = (
+    run.update()
+    .where(run.c.id == sa.bindparam("wanted"), run.c.attempt == sa.bindparam("mine"))
+    .values(
+        # A commit may overtake another one's clock reading; the latest sign of life counts.
+        seen_at_us=sa.case((run.c.seen_at_us > _now, run.c.seen_at_us), else_=_now),
+        # A run that was given up for lost and speaks again was not lost.
+        status=sa.case((_is_lost, RunStatus.running.value), else_=run.c.status),
+        reason=sa.case((_is_lost, ""), else_=run.c.reason),
+        ended_at_us=sa.case((_is_lost, None), else_=run.c.ended_at_us),
+    )
+    .returning(run.c.row)
+)
+"""Built once: building it costs more than running it."""
+
+
 def locate(connection: sa.Connection, run_id: str, *, attempt: int, now: Instant) -> int:
     """The row of a run that may be written to: a sign of life, and a fence against older attempts."""
-    found = connection.execute(
-        run.update()
-        .where(run.c.id == run_id, run.c.attempt == attempt)
-        .values(
-            # A commit may overtake another one's clock reading; the latest sign of life counts.
-            seen_at_us=sa.case((run.c.seen_at_us > now, run.c.seen_at_us), else_=now),
-            # A run that was given up for lost and speaks again was not lost.
-            status=sa.case(
-                (run.c.status == RunStatus.lost.value, RunStatus.running.value), else_=run.c.status
-            ),
-            reason=sa.case((run.c.status == RunStatus.lost.value, ""), else_=run.c.reason),
-            ended_at_us=sa.case((run.c.status == RunStatus.lost.value, None), else_=run.c.ended_at_us),
-        )
-        .returning(run.c.row)
-    ).scalar_one_or_none()
+    found = connection.execute(_LOCATE, {"wanted": run_id, "mine": attempt, "now": now}).scalar_one_or_none()
     if found is not None:
         return int(found)
     held = connection.execute(sa.select(run.c.attempt).where(run.c.id == run_id)).scalar_one_or_none()
@@ -251,20 +256,7 @@ def add_metrics(connection: sa.Connection, row: int, metrics: Sequence[Metric], 
     _upsert(connection, metric, rows, update=("value",))
     # Sorted by step and time, the last one of a key is the greatest.
     latest = list({each["key"]: each for each in rows}.values())
-    insert = _insert(connection, metric_latest)
-    theirs = insert.excluded
-    is_newer = sa.or_(
-        theirs.step > metric_latest.c.step,
-        sa.and_(theirs.step == metric_latest.c.step, theirs.at_us >= metric_latest.c.at_us),
-    )
-    connection.execute(
-        insert.on_conflict_do_update(
-            index_elements=["run", "key"],
-            set_={"step": theirs.step, "at_us": theirs.at_us, "value": theirs.value},
-            where=is_newer,
-        ),
-        latest,
-    )
+    connection.execute(_keep_newest(connection.dialect.name), latest)
 
 
 def add_file(connection: sa.Connection, row: int, file: RunFile) -> None:
@@ -431,21 +423,47 @@ def plain_text(value: Scalar) -> str:
 # -- inserts that both databases know ---------------------------------------------------------------
 
 
-def _insert(connection: sa.Connection, table: sa.Table) -> Any:
+def _insert(dialect: str, table: sa.Table) -> Any:
     """The dialect's own insert; both have `on_conflict_do_...`, and SQLAlchemy has no common word."""
-    return (sqlite if connection.dialect.name == "sqlite" else postgresql).insert(table)
+    return (sqlite if dialect == "sqlite" else postgresql).insert(table)
 
 
 def _insert_missing(connection: sa.Connection, table: sa.Table, rows: list[dict[str, Any]]) -> None:
     if rows:
-        connection.execute(_insert(connection, table).on_conflict_do_nothing(), rows)
+        connection.execute(_missing(connection.dialect.name, table), rows)
 
 
 def _upsert(
-    connection: sa.Connection, table: sa.Table, rows: list[dict[str, Any]], *, update: Iterable[str]
+    connection: sa.Connection, table: sa.Table, rows: list[dict[str, Any]], *, update: tuple[str, ...]
 ) -> None:
     if rows:
-        insert = _insert(connection, table)
-        keys = [column.name for column in table.primary_key]
-        values = {column: insert.excluded[column] for column in update}
-        connection.execute(insert.on_conflict_do_update(index_elements=keys, set_=values), rows)
+        connection.execute(_replacing(connection.dialect.name, table, update), rows)
+
+
+@cache
+def _missing(dialect: str, table: sa.Table) -> Any:
+    return _insert(dialect, table).on_conflict_do_nothing()
+
+
+@cache
+def _replacing(dialect: str, table: sa.Table, update: tuple[str, ...]) -> Any:
+    insert = _insert(dialect, table)
+    keys = [column.name for column in table.primary_key]
+    values = {column: insert.excluded[column] for column in update}
+    return insert.on_conflict_do_update(index_elements=keys, set_=values)
+
+
+@cache
+def _keep_newest(dialect: str) -> Any:
+    """The latest point of a metric: the one there, or the one given, whichever is of the later step."""
+    insert = _insert(dialect, metric_latest)
+    theirs = insert.excluded
+    is_newer = sa.or_(
+        theirs.step > metric_latest.c.step,
+        sa.and_(theirs.step == metric_latest.c.step, theirs.at_us >= metric_latest.c.at_us),
+    )
+    return insert.on_conflict_do_update(
+        index_elements=["run", "key"],
+        set_={"step": theirs.step, "at_us": theirs.at_us, "value": theirs.value},
+        where=is_newer,
+    )

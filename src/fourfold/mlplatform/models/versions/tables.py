@@ -315,9 +315,7 @@ def move(
         changed = connection.execute(alias.delete().where(*here)).rowcount
     else:
         changed = connection.execute(
-            alias.update()
-            .where(*here)
-            .values(number=event.number, version=seen[1] + 1)
+            alias.update().where(*here).values(number=event.number, version=seen[1] + 1)
         ).rowcount
     if changed != 1:
         raise Conflict(
