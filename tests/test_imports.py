@@ -74,7 +74,7 @@ HELP = "from fourfold.cli.main import run; assert run(['--help']) == 0"
     ("code", "forbidden"),
     [
         pytest.param("import fourfold", HEAVY | SLOW_STANDARD, id="import fourfold"),
-        pytest.param(HELP, HEAVY | SLOW_STANDARD, id="fourfold --help"),
+        pytest.param(HELP, HEAVY | SLOW_STANDARD | {"shutil"}, id="fourfold --help"),
         pytest.param(
             "from fourfold.cli.main import run; run(['flow', '--help'])",
             HEAVY | {"asyncio"},

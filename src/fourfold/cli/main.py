@@ -42,6 +42,9 @@ FAILURE, INTERRUPTED = 1, 130
 """Exit codes: it was refused or could not be done; the user stopped it. A line that is no command is 2."""
 
 
+MOST_COLUMNS = 110
+
+
 class Nouns(click.Group):
     """A group whose commands are modules, loaded when they are called."""
 
@@ -70,7 +73,7 @@ class Nouns(click.Group):
 
 @click.group(
     cls=Nouns,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Every noun explains itself: fourfold NOUN --help.",
 )
 @click.option(
@@ -95,7 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def run(arguments: list[str]) -> int:
     """Carry out one command line; its exit code."""
     try:
-        result = root.main(arguments, prog_name="fourfold", standalone_mode=False)
+        result = root.main(arguments, prog_name="fourfold", standalone_mode=False, terminal_width=_width())
         return result if isinstance(result, int) else 0
     except click.exceptions.Abort:
         _say("interrupted")
@@ -114,6 +117,15 @@ def run(arguments: list[str]) -> int:
             raise
         _say(_explained(error, arguments))
         return FAILURE
+
+
+def _width() -> int:
+    """The width of help. Told to click, which would import `shutil` to ask: a tenth of what help costs."""
+    try:
+        columns = int(os.environ.get("COLUMNS", "0")) or os.get_terminal_size().columns
+    except (OSError, ValueError):
+        columns = 80
+    return max(50, min(columns, MOST_COLUMNS) - 2)
 
 
 def _explained(error: Exception, arguments: list[str]) -> str:
