@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fourfold.core.decide import schedule
-from fourfold.core.errors import Unavailable
+from fourfold.core.errors import OutOfSpace, Unavailable
 from fourfold.core.flows import Code, DeployedFlow, FlowRun, RunId, RunState
 from fourfold.core.jobs import Exit, ExitKind
 from fourfold.core.ports.control import Arrival, Gone, Message
@@ -71,7 +71,8 @@ class FaultyStore:
         if self._world.fault("owner dies before a commit"):
             raise Crash
         if self._world.fault("commit fails"):
-            raise Unavailable("the database does not answer")
+            full = self._world.chance.random() < 0.3
+            raise OutOfSpace("the disk is full") if full else Unavailable("the database does not answer")
         if self._world.fault("commit is slow"):
             self._world.move(Instant(self._world.now + 5_000_000))
         self._store.commit(epoch, changes)
@@ -121,14 +122,48 @@ class Wish:
     def ask(self) -> None:
         if self.is_over:
             return
-        name = self._sim.client(self._hear)
+        name = self._sim.client(self.hear)
         self._sim.machine.ask(self._sim.owner, name, {**self._header, "id": 1})
         self._sim.world.later(self._sim.world.chance.uniform(2, 10), self.ask)
 
-    def _hear(self, header: dict[str, Any]) -> None:
+    def hear(self, header: dict[str, Any]) -> None:
         if header["type"] == "reply" and "error" not in header and not self.is_over:
             self.is_over = True
             self._answered(header)
+
+
+class Watch:
+    """Somebody waits for a run's end: asks once, and then hears of it; asks again when the owner is gone."""
+
+    def __init__(self, sim: Simulation, run: str) -> None:
+        self._sim = sim
+        self._run = run
+        self._owner = 0
+        self.is_over = False
+
+    def ask(self) -> None:
+        """Ask the present owner; each new one is asked again."""
+        sim = self._sim
+        if self.is_over or sim.loop is None or self._owner == sim.owner:
+            return
+        self._owner = sim.owner
+        header = {"type": "watch", "id": 1, "run": self._run, "with_events": sim.world.chance.random() < 0.5}
+        sim.machine.ask(sim.owner, sim.client(self.hear), header)
+
+    def hear(self, header: dict[str, Any]) -> None:
+        run = self._sim.ledger.runs[self._run]
+        match header["type"]:
+            case "reply" if "error" in header:
+                self._owner = 0
+                self._sim.world.later(1.0, self.ask)
+            case "reply":
+                self.is_over = not header["is_open"]
+            case "ended":
+                self.is_over = True
+                if run.state.is_open and not self._sim.ledger.resumed.get(run.id):
+                    raise Violation(f"{run.id} was said to have ended, and it has not")
+            case _:
+                pass
 
 
 class Simulation:
@@ -154,7 +189,7 @@ class Simulation:
         self._asleep: list[tuple[int, Loop]] = []
         self._id_count = 0
         self._client_count = 0
-        self._wishes: list[Wish] = []
+        self._wishes: list[Wish | Watch] = []
         self._turns = 0
         self._runs_of: dict[str, str] = {}
         self._deployed: DeployedFlow | None = None
@@ -190,7 +225,13 @@ class Simulation:
             run_id = reply["run"]["id"]
             if self._runs_of.setdefault(key, run_id) != run_id:
                 raise Violation(f"{key!r} was answered with {run_id} and with {self._runs_of[key]}")
+            if run_id not in self.ledger.runs:
+                raise Violation(f"{key!r} was answered with {run_id} before that was stored")
             self._change_mind(run_id)
+            if self.world.chance.random() < 0.5:
+                watch = Watch(self, run_id)
+                self._wishes.append(watch)
+                watch.ask()
 
         self._wish({"type": "submit", "run": plain(run)}, answered)
         if self.world.chance.random() < 0.2:  # impatient: the same from another terminal
@@ -269,6 +310,9 @@ class Simulation:
         )
         loop.scheduler.is_firing = True
         self.loop = loop
+        for wish in self._wishes:
+            if isinstance(wish, Watch):
+                self.world.later(0.1, wish.ask)
         self._living(lambda: loop.take_over(f"owner {owner}"))
 
     def _living(self, act: Callable[[], None]) -> None:
