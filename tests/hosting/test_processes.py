@@ -247,10 +247,12 @@ def test_another_process_finds_the_gateway_and_a_later_one_starts_its_own(projec
     found = python(ask_again)
     assert found.stdout.split() == ["0.25", f"{gateway.url}/endpoints/late"], found.stderr
 
+    ff.endpoint("late").flush()
     os.kill(gateway.pid, signal.SIGKILL)  # its host starts another one, at the same address
     until(lambda: (now := project.hosting.gateway()) is not None and now.pid != gateway.pid)
     assert project.hosting.gateway().url == gateway.url  # type: ignore[union-attr]
     assert ff.endpoint("late").predict(ROW).value == 0.25
+    assert ff.endpoint("late").served().num_rows == 2  # what was flushed outlived the kill
 
     project.close()  # the host ends, and the gateway with it
     reopened = wiring.open_project()

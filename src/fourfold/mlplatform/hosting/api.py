@@ -35,6 +35,9 @@ def deploy(model: object, name: str = "", *, wait_s: float = 120.0, **settings: 
 
     `model` is a reference (`"delays@champion"`, `"delays/3"`) or a model version. `settings` are those of
     `EndpointSettings`, such as `features="flight_features"`, `missing="refuse"`, `deadline_s=1`.
+
+    It answers as long as the gateway's host runs: `fourfold up`, else the script that runs the flow, else
+    this process. What is deployed stays deployed, and comes back with the next prediction or `fourfold up`.
     """
     reference = _reference(model)
     name = name or reference.split("@")[0].split("/")[0]
