@@ -64,9 +64,7 @@ def small_project(tmp_path: Path) -> Iterator[Project]:
         subprocess.run(["umount", "--lazy", str(disk)], check=True)
 
 
-def test_a_flow_on_a_full_disk_fails_in_words_and_finishes_once_there_is_space(
-    small_project: Project,
-) -> None:
+def test_a_flow_on_a_full_disk_fails_in_words_and_finishes_with_space(small_project: Project) -> None:
     project = small_project
     (project.folder / "flow.py").write_text(FLOW)
     ballast = project.folder / "ballast"
