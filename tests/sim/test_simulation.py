@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 import pytest
@@ -26,10 +27,12 @@ from fourfold.sim.simulation import Simulation, simulate
 from fourfold.sim.world import FAULTS, Violation
 from fourfold.testing.flow_store import MemoryFlowStore
 
+reports = cache(simulate)
+
 
 @pytest.mark.parametrize("seed", range(40))
 def test_whatever_fails_nothing_is_lost_or_done_twice_and_everything_ends(seed: int) -> None:
-    simulate(seed)
+    reports(seed)
 
 
 @pytest.mark.slow
@@ -55,7 +58,7 @@ def test_a_seed_is_one_history() -> None:
 def test_every_fault_happens_somewhere() -> None:
     seen: set[str] = set()
     for seed in range(40):
-        seen.update(simulate(seed).faults)
+        seen.update(reports(seed).faults)
     assert seen == set(FAULTS)
 
 
