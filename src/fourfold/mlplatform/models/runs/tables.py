@@ -332,6 +332,18 @@ def experiments(connection: sa.Connection) -> tuple[Experiment, ...]:
 # -- rows to values ---------------------------------------------------------------------------------
 
 
+def _of_some(table: sa.Table, order: str, *columns: str) -> sa.Select[Any]:
+    """The rows that belong to `some` runs; built once."""
+    wanted = table.c.run.in_(sa.bindparam("some", expanding=True))
+    return sa.select(*(table.c[name] for name in ("run", *columns))).where(wanted).order_by("run", order)
+
+
+_PARAMS = _of_some(run_param, "key", "key", "value")
+_LATEST = _of_some(metric_latest, "key", "key", "value")
+_TAGS = _of_some(run_tag, "key", "key", "value")
+_FILES = _of_some(run_file, "path", "path", "digest", "size_bytes")
+
+
 def whole(connection: sa.Connection, rows: Sequence[sa.Row[Any]]) -> tuple[Run, ...]:
     """Runs with their parameters, metrics, tags and files: four queries, however many runs."""
     wanted = [row.row for row in rows]
@@ -341,21 +353,13 @@ def whole(connection: sa.Connection, rows: Sequence[sa.Row[Any]]) -> tuple[Run, 
     files: dict[int, list[RunFile]] = {}
     for start in range(0, len(wanted), 500):  # databases bound the parameters of a statement
         some = wanted[start : start + 500]
-        for table, columns in (
-            (run_param, (run_param.c.run, run_param.c.key, run_param.c.value)),
-            (metric_latest, (metric_latest.c.run, metric_latest.c.key, metric_latest.c.value)),
-            (run_tag, (run_tag.c.run, run_tag.c.key, run_tag.c.value)),
-        ):
-            query = sa.select(*columns).where(table.c.run.in_(some)).order_by(table.c.run, table.c.key)
-            for owner, key, value in connection.execute(query):
-                if table is run_param:
-                    params.setdefault(owner, {})[key] = wire.decode(value, Scalar)  # type: ignore[arg-type]  # a union is no class
-                elif table is metric_latest:
-                    metrics.setdefault(owner, {})[key] = _number(value)
-                else:
-                    tags.setdefault(owner, {})[key] = value
-        query = sa.select(run_file).where(run_file.c.run.in_(some)).order_by(run_file.c.run, run_file.c.path)
-        for row in connection.execute(query):
+        for owner, key, value in connection.execute(_PARAMS, {"some": some}):
+            params.setdefault(owner, {})[key] = wire.decode(value, Scalar)  # type: ignore[arg-type]  # a union is no class
+        for owner, key, value in connection.execute(_LATEST, {"some": some}):
+            metrics.setdefault(owner, {})[key] = _number(value)
+        for owner, key, value in connection.execute(_TAGS, {"some": some}):
+            tags.setdefault(owner, {})[key] = value
+        for row in connection.execute(_FILES, {"some": some}):
             files.setdefault(row.run, []).append(RunFile(row.path, Digest(row.digest), row.size_bytes))
     return tuple(
         _value(
