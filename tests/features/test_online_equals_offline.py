@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 from typing import Any
 
 import pyarrow as pa
@@ -117,7 +118,7 @@ def table(rows: list[dict[str, Any]]) -> pa.Table:
 repeats_ = st.lists(st.integers(0, 10_000), max_size=5)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(doings=doings_, repeats=repeats_)
 def test_a_served_vector_is_what_the_events_before_t_up_to_its_watermark_say(
     doings: list[Any], repeats: list[int]
@@ -125,8 +126,41 @@ def test_a_served_vector_is_what_the_events_before_t_up_to_its_watermark_say(
     check(doings, repeats)
 
 
+def crowded(seed: int) -> list[Any]:
+    """Many events of few entities, close together and often tied, and reads all around them."""
+    chance = random.Random(seed)
+    numbers = [None, math.nan, math.inf, -math.inf, 1e20, -1e20, *[1.5, -2.25, 3.0, 7.5] * 12]
+    doings: list[Any] = []
+    now = 20
+    for _ in range(45):
+        now += chance.choice([0, 0, 1, 2, 5])
+        events = [
+            {
+                "k": chance.choice(["a", "a", "a", "b", None] if chance.random() < 0.3 else ["a"]),
+                "j": 1,
+                "time": max(0, now - chance.choice([0, 0, 1, 2, 3, 8, 14, 15, 16, 20, 40])),
+                "known": now + chance.choice([0, 0, 0, 1]),
+                "x": chance.choice(numbers if seed % 2 else numbers[4:]),
+                "n": chance.choice([None, -3, 1, 2, 5]),
+                "t": chance.choice(["p", "q", None]),
+            }
+            for _ in range(chance.choice([1, 1, 2, 3]))
+        ]
+        doings.append(tuple(events) if chance.random() < 0.2 else events)
+        ahead = [-15, -9, -4, -1, 0, 1, 2, 4, 9, 11, 25]
+        doings += [{"k": "a", "j": 1, "ahead": a} for a in chance.sample(ahead, 4)]
+    return doings
+
+
+@pytest.mark.parametrize(
+    "seed", [*range(4), *(pytest.param(s, marks=pytest.mark.slow) for s in range(4, 60))]
+)
+def test_so_it_is_where_events_crowd(seed: int) -> None:
+    check(crowded(seed), repeats=[seed])
+
+
 @pytest.mark.slow
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(doings=doings_, repeats=repeats_)
 def test_so_it_is_in_many_more_cases(doings: list[Any], repeats: list[int]) -> None:
     check(doings, repeats)
