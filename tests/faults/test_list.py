@@ -59,7 +59,7 @@ SHOWN: dict[str, tuple[str, ...]] = {
         "server/test_end_to_end.py::test_a_second_server_and_a_taken_port_are_refused_in_words",
     ),
     "a full disk": (
-        "faults/test_disk.py::test_a_flow_on_a_full_disk_fails_in_words_and_finishes_once_there_is_space",
+        "faults/test_disk.py::test_a_flow_on_a_full_disk_fails_in_words_and_finishes_with_space",
         "faults/test_disk.py::test_a_disk_without_any_space_refuses_new_runs_and_keeps_what_was_there",
         "storage/test_service.py::test_a_full_disk_leaves_the_table_as_it_was_and_the_next_write_works",
         "compute/test_local_engine.py::test_on_a_full_disk_nothing_starts_and_the_key_stays_free",
