@@ -251,7 +251,6 @@ class Project:
             settings=LoopSettings(
                 most_bodies=self.settings.flows.bodies,
                 most_idle=self.pool[1].workers or 2 + int(self.unit.cores),
-                log_folder=str(self.home / "logs"),
             ),
         )
 

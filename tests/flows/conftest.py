@@ -26,7 +26,6 @@ from fourfold.core.context import Ref
 from fourfold.core.ports.clock import Clock
 from fourfold.foundation.compute.environments import Environments
 from fourfold.foundation.compute.service import Compute
-from fourfold.resources.flows.loop import Settings
 from fourfold.resources.flows.service import FlowService
 
 UNIT = Unit("local", cores=2, memory_bytes=4 << 30)
@@ -71,7 +70,6 @@ class Project:
             environment=lambda: "env",
             accounts=self.compute,
             resolve=lambda ref: self.versions.get(Ref(ref.kind, ref.name), ref.version),
-            settings=Settings(log_folder=str(self.folder / ".fourfold" / "logs")),
         )
 
 

@@ -210,7 +210,7 @@ class FlowRules(RuleBasedStateMachine):
             return  # its earlier attempt has not ended yet: the loop waits for that
         self.queued.discard(key)
         if self.calls[key].state is CallState.ready:
-            self._apply(rules.Leased(key, "worker", "unit", "", "1 cpu free on unit"))
+            self._apply(rules.Leased(key, "worker", "unit", 0, "1 cpu free on unit"))
 
     @rule(index=numbers, back=st.integers(0, 2))
     def a_worker_says_that_it_began(self, index: int, back: int) -> None:
@@ -351,7 +351,7 @@ def test_a_move_that_is_not_in_the_table_cannot_be_made() -> None:
     call = StepCall(RUN, BODY, 0, CallKind.body, "nightly", CallState.succeeded, Instant(0))
     with pytest.raises(KeyError):
         rules._move(call, Move.start, "")
-    lease = rules.Leased(BODY, "worker", "unit", "", "free")
+    lease = rules.Leased(BODY, "worker", "unit", 0, "free")
     run = FlowRun(RUN, "nightly", RunState.running, Code("d", "m", "f"), "env", Instant(0))
     ready = replace(call, state=CallState.ready)
     twice = Slice(run, {BODY: ready}, {BODY: Attempt(RUN, BODY, 1, Instant(0))})

@@ -239,7 +239,10 @@ class Attempt:
     """CPU time over the time that cores were held. This and the cost are compute's account of the attempt."""
     cost_nanousd: int = 0
     """Price at that moment times the time held, in billionths of a dollar (money is never a float)."""
-    log: str = ""
+    log_start: int = 0
+    """Where its output begins in what its worker printed, in bytes."""
+    log_end: int | None = None
+    """Where it ends; `None` while it runs, and when its worker died with it: it was the last then."""
     format: int = 1
 
     @property

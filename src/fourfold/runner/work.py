@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
+import stat
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from fourfold.core import context
@@ -51,8 +52,6 @@ class Worker:
         self._meter = Meter(counted_flops)
         self._code = ""
         self._functions: dict[tuple[str, str], Callable[..., Any]] = {}
-        self._null = os.open(os.devnull, os.O_WRONLY)
-        self._own_output = (os.dup(1), os.dup(2))
         self._cwd = os.getcwd()
         self._ahead: list[values.Frame] = []
 
@@ -65,38 +64,36 @@ class Worker:
         ahead, self._ahead = self._ahead, []
         answer: Header = {"run": task["run"], "key": task["key"], "n": task["n"]}
         out: list[bytes] = []
-        with self._output_to(task.get("log", "")):
-            self._meter.start()
-            try:
-                self._use_code(os.environ["FOURFOLD_CODE"])
-                executing = Executing(
-                    task["run"],
-                    task["key"],
-                    task["n"],
-                    task["code"],
-                    task["environment"],
-                    task.get("user", ""),
-                )
-                if task["kind"] == "body":
-                    ambient: Any = None
-                    value = self._body(task, ahead, executing)
-                else:
-                    ambient = StepAmbient(executing)
-                    value = self._step(task, parts, ahead, ambient)
-                stored = values.store(value, _blobs)
-                answer |= {"type": "finished", "result": values.to_wire(stored, out)}
-                if ambient is not None:
-                    answer |= {"reads": refs_out(ambient.reads), "writes": refs_out(ambient.writes)}
-            except Exception as error:
-                out.clear()
-                answer |= {"type": "failed", "failure": failure_of(error, task["key"], out)}
-                sys.stderr.write(answer["failure"]["traceback"])
-            except SystemExit as error:
-                out.clear()
-                answer |= {"type": "failed", "failure": _exit_failure(error, task["key"])}
-            answer["usage"] = self._meter.stop()
+        self._meter.start()
+        try:
+            answer |= self._attempt(task, parts, ahead, out)
+        except Exception as error:
+            out.clear()
+            answer |= {"type": "failed", "failure": failure_of(error, task["key"], out)}
+            sys.stderr.write(answer["failure"]["traceback"])
+        except SystemExit as error:
+            out.clear()
+            answer |= {"type": "failed", "failure": _exit_failure(error, task["key"])}
+        answer["usage"] = self._meter.stop()
+        answer["log_end"] = _printed()
         os.chdir(self._cwd)  # the next task finds its folder where it was
         self._connection.send(answer, out)
+
+    def _attempt(
+        self, task: Header, parts: list[bytes], ahead: list[values.Frame], out: list[bytes]
+    ) -> dict[str, Any]:
+        """Run the step or the body; what is to be told of it, with binary parts in `out`."""
+        self._use_code(os.environ["FOURFOLD_CODE"])
+        executing = Executing(
+            task["run"], task["key"], task["n"], task["code"], task["environment"], task["user"]
+        )
+        if task["kind"] == "body":
+            stored = values.store(self._body(task, ahead, executing), _blobs)
+            return {"type": "finished", "result": values.to_wire(stored, out)}
+        ambient = StepAmbient(executing)
+        stored = values.store(self._step(task, parts, ahead, ambient), _blobs)
+        touched = {"reads": refs_out(ambient.reads), "writes": refs_out(ambient.writes)}
+        return {"type": "finished", "result": values.to_wire(stored, out), **touched}
 
     def _step(
         self, task: Header, parts: list[bytes], ahead: list[values.Frame], ambient: StepAmbient
@@ -163,24 +160,14 @@ class Worker:
             self._code = path
             calls.is_runner = True
 
-    @contextlib.contextmanager
-    def _output_to(self, log: str) -> Iterator[None]:
-        """Let what the task prints, and what programs that it starts print, go to its own log."""
-        if not log:
-            yield
-            return
-        target = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        os.dup2(target, 1)
-        os.dup2(target, 2)
-        try:
-            yield
-        finally:
-            for stream in (sys.stdout, sys.stderr):
-                with contextlib.suppress(Exception):
-                    stream.flush()
-            os.dup2(self._own_output[0], 1)
-            os.dup2(self._own_output[1], 2)
-            os.close(target)
+
+def _printed() -> int | None:
+    """How much this process has printed so far: its output is a file of its engine's."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):
+            stream.flush()
+    about = os.fstat(1)
+    return about.st_size if stat.S_ISREG(about.st_mode) else None
 
 
 def _blobs() -> BlobStore:

@@ -86,7 +86,7 @@ class Leased:
     key: CallKey
     worker: str
     unit: str
-    log: str
+    log_start: int
     reason: str
 
 
@@ -108,6 +108,7 @@ class Finished:
     usage: Usage = Usage()
     reads: tuple[Ref, ...] = ()
     writes: tuple[Ref, ...] = ()
+    log_end: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +120,7 @@ class Failed:
     failure: Failure
     usage: Usage = Usage()
     exit_code: int | None = None
+    log_end: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -373,7 +375,13 @@ def _leased(state: Slice, event: Leased, now: Instant) -> tuple[Slice, tuple[Com
     assert event.key not in state.attempts, "one live attempt per call"
     call = _move(call, Move.lease, event.reason, attempt=call.attempt + 1, not_before=None)
     attempt = Attempt(
-        call.run, call.key, call.attempt, leased_at=now, worker=event.worker, unit=event.unit, log=event.log
+        call.run,
+        call.key,
+        call.attempt,
+        leased_at=now,
+        worker=event.worker,
+        unit=event.unit,
+        log_start=event.log_start,
     )
     run = state.run
     if call.kind is CallKind.body and run.state is RunState.queued:
@@ -392,7 +400,9 @@ def _began(state: Slice, event: Began, now: Instant) -> tuple[Slice, tuple[Comma
 
 
 def _finished(state: Slice, event: Finished, now: Instant) -> tuple[Slice, tuple[Command, ...]]:
-    state, counts = _end_attempt(state, event.key, event.n, Exit(ExitKind.ok), event.usage, now)
+    state, counts = _end_attempt(
+        state, event.key, event.n, Exit(ExitKind.ok), event.usage, now, event.log_end
+    )
     if not counts:
         return state, ()  # the result of an earlier attempt, or of a call that was cancelled, is dropped
     call = _move(
@@ -414,7 +424,7 @@ def _finished(state: Slice, event: Finished, now: Instant) -> tuple[Slice, tuple
 
 def _failed(state: Slice, event: Failed, now: Instant) -> tuple[Slice, tuple[Command, ...]]:
     ended = Exit(event.failure.kind, event.failure.message, event.exit_code)
-    state, counts = _end_attempt(state, event.key, event.n, ended, event.usage, now)
+    state, counts = _end_attempt(state, event.key, event.n, ended, event.usage, now, event.log_end)
     if not counts:
         return state, ()
     call = state.calls[event.key]
@@ -522,12 +532,18 @@ def _resume(state: Slice, now: Instant) -> tuple[Slice, tuple[Command, ...]]:
 
 
 def _end_attempt(
-    state: Slice, key: CallKey, n: int, ended: Exit, usage: Usage, now: Instant
+    state: Slice,
+    key: CallKey,
+    n: int,
+    ended: Exit,
+    usage: Usage,
+    now: Instant,
+    log_end: int | None = None,
 ) -> tuple[Slice, bool]:
     """Close the attempt's record; and say whether its outcome counts: the fence."""
     call, attempt = state.calls[key], state.attempts.get(key)
     if attempt is not None and attempt.n == n:
-        closed = replace(attempt, ended_at=now, exit=ended, usage=usage)
+        closed = replace(attempt, ended_at=now, exit=ended, usage=usage, log_end=log_end)
         state = replace(state, attempts={**state.attempts, key: closed})
     elif attempt is None or attempt.n != n:
         return state, False

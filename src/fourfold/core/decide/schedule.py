@@ -35,7 +35,7 @@ def due(deployed: DeployedFlow, now: Instant) -> Ticks:
     """
     since = deployed.last_tick if deployed.last_tick is not None else deployed.created_at
     wanted = MOST_CATCH_UP if deployed.catchup == "all" else 1
-    back_us = 3600 * SECOND_US
+    back_us = 86_400 * SECOND_US
     while True:
         start = Instant(max(since, now - back_us))
         ticks, next_at = _ticks_between(deployed, start, now)
@@ -54,7 +54,7 @@ def due(deployed: DeployedFlow, now: Instant) -> Ticks:
             fire = ticks[-1:]
     passed = len(ticks) - len(fire)
     more = " or more" if start > since else ""
-    reason = f"{len(fire)} due" + (f", {passed}{more} missed and passed over" if passed else "")
+    reason = f"{len(fire)} due" + (f", {passed}{more} missed and passed over" if passed or more else "")
     return Ticks(tuple(fire), ticks[-1], next_at, passed, reason)
 
 

@@ -60,7 +60,6 @@ class Settings:
     most_idle: int = 8
     idle_s: float = 300.0
     stop_grace_s: float = 2.0
-    log_folder: str = ""
 
 
 class Loop:
@@ -224,6 +223,7 @@ class Loop:
             return
         match event:
             case rules.Finished() | rules.Failed():
+                worker.log_end = event.log_end or worker.log_end
                 self._idle(worker)
                 self._apply(flow, event)
             case rules.CallMade(call, n):
@@ -473,9 +473,7 @@ class Loop:
             self.workers.add(worker)
         task = (run.id, turn.key, call.attempt + 1)
         self.workers.give(worker, task)
-        folder = self._settings.log_folder
-        log = f"{folder}/{run.id}/{call.seq}-{task[2]}.log" if folder else ""
-        self._apply(flow, rules.Leased(turn.key, worker.name, turn.unit, log, turn.reason))
+        self._apply(flow, rules.Leased(turn.key, worker.name, turn.unit, worker.log_end, turn.reason))
         if is_new:
             name = worker.name
             self._outbox.later(lambda: self._launch(name))

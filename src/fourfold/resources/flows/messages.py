@@ -117,11 +117,11 @@ def event(
     match header["type"]:
         case "finished" if header["key"] == key:
             result = values.from_wire(header["result"], parts)
-            return rules.Finished(
-                key, n, result, usage(header), refs(header, "reads"), refs(header, "writes")
-            )
+            reads, writes = refs(header, "reads"), refs(header, "writes")
+            return rules.Finished(key, n, result, usage(header), reads, writes, header.get("log_end"))
         case "failed" if header["key"] == key:
-            return rules.Failed(key, n, failure(header["failure"], parts), usage(header))
+            told = failure(header["failure"], parts)
+            return rules.Failed(key, n, told, usage(header), log_end=header.get("log_end"))
         case "call" if key == BODY:
             return rules.CallMade(call(run, header, parts, now), n)
         case "effect" if key == BODY:
@@ -242,7 +242,6 @@ def task(run: FlowRun, call: StepCall, attempt: Attempt, calls: Mapping[CallKey,
         "code": run.code.digest,
         "environment": run.environment,
         "user": run.user,
-        "log": attempt.log,
     }
     parts: list[bytes] = []
     if call.kind is CallKind.body:

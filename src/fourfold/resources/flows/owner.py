@@ -126,10 +126,8 @@ class Owner:
         self._is_stopping = False
         self._units: tuple[UnitCapacity, ...] = ()
         self._looked_at = 0.0
-        self._log_folder = ""
         self.fault: BaseException | None = None
         """Why the loop ended, when it was not asked to."""
-        logs = home / "logs"
         options: dict[str, Any] = {}
         if resolve is not None:
             options["resolve"] = resolve
@@ -140,7 +138,7 @@ class Owner:
             control=_Hands(self),
             clock=clock,
             new_id=new_id,
-            settings=settings or Settings(log_folder=str(logs)),
+            settings=settings or Settings(),
             **options,
         )
         self.loop.scheduler.is_firing = is_firing
@@ -288,11 +286,6 @@ class Owner:
         found = self._peers.get(peer)
         if found is None:
             return
-        if header["type"] == "task" and (log := header.get("log")):
-            folder = os.path.dirname(log)
-            if folder != self._log_folder:
-                os.makedirs(folder, exist_ok=True)
-                self._log_folder = folder
         data = memoryview(frames.encode(header, parts))
         if not found.unsent:
             try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import codecs
 import secrets
 import threading
 import time
@@ -88,6 +88,8 @@ class FlowService:
         self._step_codes: dict[tuple[str, str], str] = {}
         self._unpacking = threading.Lock()
         self._settings = settings
+        self._make_engine = engine
+        self._reader: Engine | None = None
 
         def make_owner(lock: Lock, is_firing: bool) -> Owner:
             return Owner(
@@ -225,15 +227,16 @@ class FlowService:
         if found is None:
             self._call(run_id, call or BODY)
             return LogPiece("", offset, is_end=not self.get(run_id).state.is_open)
-        try:
-            with open(found.log, "rb") as file:
-                file.seek(offset)
-                data = file.read(LOG_BYTES)
-                size = os.fstat(file.fileno()).st_size
-        except OSError:  # it has printed nothing, or ran elsewhere
-            data, size = b"", offset
-        end = offset + len(data)
-        return LogPiece(data.decode(errors="replace"), end, found.ended_at is not None and end >= size)
+        start = found.log_start + offset
+        room = LOG_BYTES if found.log_end is None else max(0, min(LOG_BYTES, found.log_end - start))
+        data = b""
+        if found.worker and room:
+            data = self._engine_to_read().logs(found.worker, start, room).data
+        is_end = found.ended_at is not None and len(data) < LOG_BYTES
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        text = decoder.decode(data, final=is_end)
+        cut = len(decoder.getstate()[0])  # a letter that is not all there yet comes with the next piece
+        return LogPiece(text, offset + len(data) - cut, is_end)
 
     def why(self, run_id: str, *, call: str = "") -> tuple[Reason, ...]:
         graph = self.graph(run_id)
@@ -313,6 +316,12 @@ class FlowService:
         )
 
     # How
+
+    def _engine_to_read(self) -> Engine:
+        """An engine that only reads what others of its kind have run."""
+        if self._reader is None:
+            self._reader = self._make_engine()
+        return self._reader
 
     def code_folder(self, code: Code) -> Path:
         """The folder that holds a run's code, unpacked here now if it was not before."""

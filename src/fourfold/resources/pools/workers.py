@@ -23,6 +23,8 @@ class Worker:
     is_joined: bool = False
     task: Task | None = None
     idle_since: Instant | None = None
+    log_end: int = 0
+    """How much it has printed, in bytes, when it was last heard of."""
     stopping: tuple[ExitKind, str] | None = None
     """Why it is being ended, once it is."""
 
