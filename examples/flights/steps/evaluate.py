@@ -19,6 +19,8 @@ import fourfold as ff
 class Promise:
     """What a model's own data promise, and what it does on features as they were known."""
 
+    validation: Score | None
+    """On the validation days, joined as the model's own training set was."""
     offline: Score
     served: Score
 
@@ -45,8 +47,9 @@ def evaluate(best: Fitted, naive: Fitted, test: Span) -> Evaluation:
         score=found,
         calibration=calibration(said, late),
         by_hour=by_hour(honest["hour"].to_numpy(), said, late),
-        point_in_time=Promise(offline=found, served=found),
+        point_in_time=Promise(best.score, offline=found, served=found),
         naive=Promise(
+            naive.score,
             offline=score(_said(naive, leaking), leaking["late"].to_numpy()),
             served=score(_said(naive, honest), late),
         ),
