@@ -82,6 +82,26 @@ def empty(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture(scope="session")
+def bare_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of `bare`, with flow files that hold mistakes."""
+    folder = tmp_path_factory.mktemp("bare")
+    (folder / ".fourfold").mkdir()
+    (folder / "flow.py").write_text(FLOW)
+    (folder / "broken.py").write_text("import fourfold\nx = nothing_like_it\n")
+    (folder / "plain.py").write_text("x = 1\n")
+    (folder / "bad_cron.py").write_text("import fourfold as ff\nff.cron('dayly')\n")
+    return folder
+
+
+@pytest.fixture
+def bare(bare_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project with nothing in it, entered, for all tests that leave it so: making one takes a while."""
+    monkeypatch.setenv("FOURFOLD_HOME", str(bare_folder / ".fourfold"))
+    monkeypatch.chdir(bare_folder)
+    return bare_folder
+
+
+@pytest.fixture(scope="session")
 def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project with tables, runs, a deployed flow and runs of it. Read it; do not change it."""
     from fourfold import wiring

@@ -70,12 +70,8 @@ def test_schedules_say_that_nothing_fires_them_now(fourfold: Fourfold, project: 
     ],
 )
 def test_a_mistake_is_refused_before_anything_starts(
-    fourfold: Fourfold, empty: Path, arguments: list[str], says: str
+    fourfold: Fourfold, bare: Path, arguments: list[str], says: str
 ) -> None:
-    (empty / "flow.py").write_text(FLOW)
-    (empty / "broken.py").write_text("import fourfold\nx = nothing_like_it\n")
-    (empty / "plain.py").write_text("x = 1\n")
-    (empty / "bad_cron.py").write_text("import fourfold as ff\nff.cron('dayly')\n")
     ran = fourfold("flow", "run", *arguments)
     assert (ran.code, ran.out) == (1, "")
     assert says in ran.err

@@ -106,7 +106,7 @@ def test_a_line_that_is_no_command_is_2_and_names_what_was_meant(
     ],
 )
 def test_what_is_refused_is_1_with_words_and_no_output(
-    fourfold: Fourfold, empty: Path, line: str, says: str
+    fourfold: Fourfold, bare: Path, line: str, says: str
 ) -> None:
     ran = fourfold(*line.split())
     assert ran.code == 1
