@@ -15,8 +15,8 @@ The page is a function of the summary and reads nothing beside it, so the two ca
 - `evaluation`: `model`, `days`, `score`, `calibration` (each `predicted`, `observed`, `rows`), `by_hour`
   (each `hour`, `rows`, `predicted`, `observed`)
 - `batch`: `table`, `version`, `rows`, `seconds`
-- `replay`: `day`, `endpoint`, `requests`, `errors`, `events` (by source), `filled_s`, `wall_s`, `latency_ms` (`p50`, `p90`, `p99`,
-  `max`), `latencies` (each `ms_from`, `ms_to`, `requests`), `score`, `by_hour`
+- `replay`: `day`, `endpoint`, `requests`, `errors`, `events` (by source), `filled_s`, `wall_s`, `latency_ms`
+  (`p50`, `p90`, `p99`, `max`), `latencies` (each `ms_from`, `ms_to`, `requests`), `score`, `by_hour`
 - `parity`: `rows`, `skipped`, `is_equal`, `values` and `mismatches` (of all features), `features` (each
   `feature`, `rows`, `equal`, `mismatched`, `missing`, `extra`, `greatest_difference`, `example`),
   `batch_rows` and `batch_difference` (online answers against batch scores)
