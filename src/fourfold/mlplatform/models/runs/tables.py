@@ -133,6 +133,9 @@ class Facts:
     step: Ref | None = None
 
 
+_INSERT = run.insert().returning(run.c.row)
+
+
 def begin(connection: sa.Connection, run_id: str, new: NewRun, *, key: str, by: str, now: Instant) -> str:
     """Insert a run, or begin the run of this key anew for a later attempt. Returns its id."""
     _insert_missing(connection, experiment, [{"name": new.experiment, "created_at_us": now}])
@@ -160,9 +163,8 @@ def begin(connection: sa.Connection, run_id: str, new: NewRun, *, key: str, by: 
             sa.select(run.c.row, run.c.id, run.c.attempt).where(run.c.key == key).with_for_update()
         ).one_or_none()
     if present is None:
-        row = connection.execute(
-            run.insert().values(id=run_id, key=key or None, **values).returning(run.c.row)
-        ).scalar_one()
+        fresh = {"id": run_id, "key": key or None, **values}
+        row = connection.execute(_INSERT, fresh).scalar_one()
     else:
         if new.attempt < present.attempt:
             raise Conflict(
