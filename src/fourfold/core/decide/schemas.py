@@ -5,14 +5,14 @@ Shared by every table store, so that none is stricter or laxer than another.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, date, datetime
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from fourfold.core.errors import Refused, did_you_mean
-from fourfold.core.storage import OPERATORS, Condition, Scalar
+from fourfold.core.storage import OPERATORS, Condition
 
 
 def stored_type(kind: pa.DataType) -> pa.DataType | None:
