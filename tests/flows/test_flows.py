@@ -497,6 +497,8 @@ def test_a_schedule_fires_each_tick_once_while_up_runs(tmp_path: Path) -> None:
         assert project.flows.schedules()[0].is_paused
         project.flows.pause_schedule("nightly", is_paused=False)
         assert len(ended(project)) == 2
+        with pytest.raises(Refused, match=r"has no parameter 'dya'\n  did you mean 'day'\?"):
+            project.flows.start("nightly", params={"dya": "2012-02-03"})
         started = project.flows.wait(project.flows.start("nightly", params={"day": "2012-02-03"}).id)
         assert codec.decode(project.flows.result(started.id)) == "2012-02-03"
 

@@ -280,6 +280,8 @@ class DeployedFlow:
     is_paused: bool = False
     scheduled_param: str = ""
     """Parameter that takes the day a tick is for (the one that defaults to `scheduled_day`)."""
+    parameters: tuple[str, ...] = ()
+    """Names of all its parameters: others are refused when it is started."""
     last_tick: Instant | None = None
     """The latest tick that was fired or passed over."""
     format: int = 1

@@ -101,10 +101,14 @@ class Flows(Protocol):
         tz: str = "UTC",
         catchup: str = "latest",
         scheduled_param: str = "",
+        parameters: tuple[str, ...] = (),
         cwd: str = "",
         python: str = "",
     ) -> DeployedFlow:
-        """Keep a flow's code under its name, with its schedule; a schedule is pinned to this code."""
+        """Keep a flow's code under its name, with its schedule; a schedule is pinned to this code.
+
+        `parameters` names those that it takes, so that others are refused when it is started.
+        """
         ...
 
     @route("GET /flows", needs=Role.viewer)

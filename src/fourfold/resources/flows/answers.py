@@ -36,7 +36,9 @@ def answer(loop: Loop, peer: str, header: Mapping[str, Any], now: Instant) -> di
             return {"deployed": messages.plain(loop.deploy(asked))}
         case "start":
             known = loop.scheduler.get(header["flow"])
-            run = loop.new_run(known, None, header.get("params") or {}, header.get("key", ""))
+            params = header.get("params") or {}
+            messages.refuse_unknown(known, params)
+            run = loop.new_run(known, None, params, header.get("key", ""))
             return {"run": messages.plain(loop.submit(run))}
         case "pause_schedule":
             known = loop.scheduler.get(header["flow"])

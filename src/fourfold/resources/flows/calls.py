@@ -58,6 +58,7 @@ def deploy(flow: Flow) -> DeployedFlow:
         tz=schedule.tz if schedule else "UTC",
         catchup=schedule.catchup if schedule else "latest",
         scheduled_param=params.scheduled_param(flow),
+        parameters=tuple(flow.signature.parameters),
         cwd=os.getcwd(),
         python=sys.executable,
     )

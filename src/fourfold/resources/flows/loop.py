@@ -462,7 +462,7 @@ class Loop:
         spec = WorkerSpec(
             "body" if is_body else "step",
             run.python,
-            run.code,
+            replace(run.code, module="", flow=""),  # any flow of the bundle may have it
             Resources() if is_body else call.policy.resources,
             run.cwd,
         )
@@ -500,7 +500,8 @@ class Loop:
             for header, parts in messages.task(flow.run, flow.calls[key], attempt, flow.calls):
                 self._control.send(worker.name, header, parts)
 
-        self._outbox.later(send)
+        # A body's task keeps its place: a refusal of that worker's last word must not come after it.
+        self._outbox.later(send, gives_work=key != BODY)
 
     def _limit_time(self, flow: OpenFlow, key: CallKey, task: Task) -> None:
         """A step's time is counted from when it began, not from when its process was asked for."""

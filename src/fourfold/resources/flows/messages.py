@@ -12,7 +12,7 @@ from fourfold.core import wire
 from fourfold.core.compute import Held, JobReport
 from fourfold.core.context import Ref
 from fourfold.core.decide import flow as rules
-from fourfold.core.errors import FourfoldError
+from fourfold.core.errors import FourfoldError, Refused, did_you_mean
 from fourfold.core.flows import (
     BODY,
     Attempt,
@@ -71,6 +71,17 @@ def deployed(header: Mapping[str, Any], now: Instant) -> DeployedFlow:
         {**header, "created_at": now, "last_tick": now}, DeployedFlow, what="deployed flow"
     )
     return asked
+
+
+def refuse_unknown(deployed: DeployedFlow, params: Mapping[str, Any]) -> None:
+    """Refuse parameters that a deployed flow does not take. Their values are checked by its own code."""
+    for name in params:
+        if deployed.parameters and name not in deployed.parameters:
+            raise Refused(
+                f"flow '{deployed.flow}' has no parameter '{name}'",
+                ways_on=did_you_mean(name, deployed.parameters, what="its parameters"),
+                parameter=name,
+            )
 
 
 def run_of(

@@ -21,18 +21,23 @@ class Outbox:
         self._store = store
         self.epoch = 0
         self.changes = Changes()
+        self._tasks: deque[Callable[[], None]] = deque()
         self._acts: deque[Callable[[], None]] = deque()
         self._again_at: Instant | None = None
         self._failures = 0
         self.fault: FourfoldError | None = None
 
-    def later(self, act: Callable[[], None]) -> None:
-        """Do this once everything noted so far is stored."""
-        self._acts.append(act)
+    def later(self, act: Callable[[], None], *, gives_work: bool = False) -> None:
+        """Do this once everything noted so far is stored.
+
+        What gives a worker its work comes before news: a body that wakes up first takes the core that the
+        next step needs (a sixth of the time of a step in a chain, on two cores).
+        """
+        (self._tasks if gives_work else self._acts).append(act)
 
     @property
     def is_empty(self) -> bool:
-        return not (self._acts or self.changes)
+        return not (self._tasks or self._acts or self.changes)
 
     @property
     def waits_until(self) -> Instant | None:
@@ -63,5 +68,5 @@ class Outbox:
 
     def act(self) -> None:
         """Carry out what waits."""
-        while self._acts:
-            self._acts.popleft()()
+        while waits := self._tasks or self._acts:
+            waits.popleft()()

@@ -260,6 +260,7 @@ class FlowService:
         tz: str = "UTC",
         catchup: str = "latest",
         scheduled_param: str = "",
+        parameters: tuple[str, ...] = (),
         cwd: str = "",
         python: str = "",
     ) -> DeployedFlow:
@@ -278,6 +279,7 @@ class FlowService:
             "tz": tz,
             "catchup": catchup,
             "scheduled_param": scheduled_param,
+            "parameters": list(parameters),
             "cwd": cwd or str(self._home.parent),
             "python": self._python(python),
             "environment": self._environment(),
