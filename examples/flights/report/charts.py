@@ -87,6 +87,7 @@ def leak(found: Mapping[str, Mapping[str, Row]]) -> str:
                 if lost:
                     axes.annotate(f"{served:.3f}", (served, y), (0, 11), **_LABEL, color=RED)
             axes.set_title(title, pad=10)
+            axes.locator_params(axis="x", nbins=5)
             margin = (max(values) - min(values)) * 0.28 + 1e-3
             axes.set_xlim(min(values) - margin, max(values) + margin)
             axes.set_ylim(-0.55, 1.6)
@@ -159,6 +160,7 @@ def sweep(tried: Sequence[Row]) -> str:
                     textcoords="offset points", va="center", fontsize=9.5,
                 )  # fmt: skip
             axes.set_title(title, pad=8)
+            axes.locator_params(axis="x", nbins=5)
             axes.set_yticks(
                 range(len(ordered)),
                 [one["recipe"] for one in ordered] if axes is panels[0] else [""] * len(ordered),

@@ -41,10 +41,10 @@ def direct(after: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
     >>> direct({"a": [], "b": ["a"], "c": ["a", "b"]})
     {'a': [], 'b': ['a'], 'c': ['b']}
     """
+    depth = _depths(after)
     above: dict[str, set[str]] = {}
-    for row in layers(after):
-        for key in row:
-            above[key] = set(after[key]).union(*(above[one] for one in after[key]))
+    for key in sorted(after, key=lambda key: depth[key]):
+        above[key] = set(after[key]).union(*(above[one] for one in after[key]))
     return {
         key: [one for one in before if not any(one in above[other] for other in before if other != one)]
         for key, before in after.items()
@@ -54,9 +54,34 @@ def direct(after: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
 def layers(after: Mapping[str, Sequence[str]]) -> list[list[str]]:
     """Calls in rows: each below all that it waits for, near to the middle of them.
 
+    A call that more wait for than it waits for itself stands low, near to those.
+
     >>> layers({"a": [], "b": ["a"], "c": ["a"], "d": ["b", "c"]})
     [['a'], ['b', 'c'], ['d']]
     """
+    arrows = direct(after)
+    depth = _depths(after)
+    for key in sorted(arrows, key=lambda key: -depth[key]):
+        below = [depth[one] for one, before in arrows.items() if key in before]
+        if len(below) > len(arrows[key]):
+            depth[key] = min(below) - 1
+    rows: list[list[str]] = [[] for _ in range(max(depth.values(), default=-1) + 1)]
+    for key in after:
+        rows[depth[key]].append(key)
+    place: dict[str, float] = {}
+    for row in rows:
+        middle = {
+            key: sum(place[one] for one in arrows[key]) / len(arrows[key]) if arrows[key] else 0.0
+            for key in row
+        }
+        row.sort(key=lambda key: middle[key])
+        for index, key in enumerate(row):
+            place[key] = index - (len(row) - 1) / 2
+    return rows
+
+
+def _depths(after: Mapping[str, Sequence[str]]) -> dict[str, int]:
+    """How many calls each waits for, one after the other."""
     depth: dict[str, int] = {}
     left = dict(after)
     while left:
@@ -64,18 +89,7 @@ def layers(after: Mapping[str, Sequence[str]]) -> list[list[str]]:
         assert ready, "a flow has no cycles"
         for key in ready:
             depth[key] = 1 + max((depth[one] for one in left.pop(key)), default=-1)
-    rows: list[list[str]] = [[] for _ in range(max(depth.values(), default=-1) + 1)]
-    place: dict[str, float] = {}
-    for key in sorted(after, key=lambda key: depth[key]):
-        rows[depth[key]].append(key)
-    for row in rows:
-        middle = {
-            key: sum(place[one] for one in after[key]) / len(after[key]) if after[key] else 0.0 for key in row
-        }
-        row.sort(key=lambda key: middle[key])
-        for index, key in enumerate(row):
-            place[key] = index - (len(row) - 1) / 2
-    return rows
+    return depth
 
 
 def _places(rows: Sequence[Sequence[str]]) -> dict[str, tuple[float, float]]:

@@ -115,7 +115,7 @@ def _leak(summary: Part) -> str:
 
 def _sweep(summary: Part) -> str:
     best = next(one for one in summary["sweep"] if one["is_best"])
-    return f"<h2>{len(summary['sweep'])} recipes</h2>" + _figure(
+    return "<h2>The sweep</h2>" + _figure(
         charts.sweep(summary["sweep"]),
         f"Each recipe learned from {count(best['rows'])} flights and was judged on "
         f"{count(best['score']['rows'])} of {escape(summary['parameters']['validation_days'])}. "

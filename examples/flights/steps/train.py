@@ -28,7 +28,7 @@ class Fitted:
     model: Any
 
 
-@ff.step(cache=True, memory="1GiB", retries=1)
+@ff.step(cache=True, memory="1536MiB", retries=1)
 def train(joined: Joined, recipe: Recipe, learn: Span, judge: Span | None = None) -> Fitted:
     """Learn from some days, as far as their outcomes were known by the end, and be judged on others."""
     table = ff.table(joined.table.name).version(joined.table.version).read()
