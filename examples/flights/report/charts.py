@@ -103,7 +103,7 @@ def calibration(bins: Sequence[Row]) -> str:
         most = max(max(one["predicted"], one["observed"]) for one in bins) * 1.08
         axes.plot([0, most], [0, most], color=MUTED, lw=1, ls=(0, (4, 3)))
         axes.annotate(
-            "as said, so it came", (most * 0.70, most * 0.74), color=MUTED, fontsize=9,
+            "as said, so it came", (most * 0.78, most * 0.72), color=MUTED, fontsize=9,
             rotation=45, rotation_mode="anchor", ha="center", va="center",
         )  # fmt: skip
         x, y = [one["predicted"] for one in bins], [one["observed"] for one in bins]
