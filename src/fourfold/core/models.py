@@ -371,6 +371,7 @@ FORMATS: Mapping[str, str] = {
 """The address (`module:Class`) of the adapter that reads and writes each format."""
 
 TRUSTED_TYPES: tuple[str, ...] = (
+    "numpy.dtype",
     "sklearn.calibration._CalibratedClassifier",
     "sklearn.calibration._SigmoidCalibration",
     "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
