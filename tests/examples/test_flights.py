@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[2]
-SMALL = ("--rounds", "20", "--leaves", "15")
+SMALL = ("--rounds", "40", "--leaves", "15")
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
@@ -134,7 +134,7 @@ def test_what_did_not_change_comes_from_the_cache(first: dict[str, Any], clone: 
     assert fresh - {"deploy:challenger"} == {"deploy:champion"}  # a deployment is asked for each time
     assert again["parity"] == first["parity"]
 
-    changed = clone.run("--rounds", "20", "--leaves", "15,31")
+    changed = clone.run("--rounds", "40", "--leaves", "15,31")
     cached = {one["key"] for one in changed["flow"]["calls"] if one["is_cached"]}
     assert {
         "land#0",
