@@ -97,6 +97,15 @@ def test_a_filter_holds_also_when_ordered_by_a_metric(any_store: Store) -> None:
     assert names(any_store, "not name = 'b'", "metrics.auc desc") == "eadc"
 
 
+def test_text_is_ordered_by_code_points_on_both_databases(any_store: Store) -> None:
+    for name in ("a", "B", "é", "Z", "_"):
+        any_store.models.create_run(any_store.new_run(name=name, tags={"team": name}))
+    assert names(any_store, "", "name") == "BZ_aé"
+    assert names(any_store, "", "tags.team desc") == "éa_ZB"
+    assert names(any_store, "name > 'Z'", "name") == "_aé"
+    assert names(any_store, "tags.team <= '_'", "name") == "BZ_"
+
+
 @pytest.mark.parametrize(
     ("where", "mark", "says"),
     [

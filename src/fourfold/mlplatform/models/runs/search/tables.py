@@ -114,6 +114,8 @@ def _apply(
     column: sa.ColumnElement[Any], operator: str, values: Sequence[float | str]
 ) -> sa.ColumnElement[bool]:
     value = values[0]
+    if isinstance(value, str) and operator in {"<", "<=", ">", ">="}:
+        column = _Bytewise(column)
     if isinstance(value, float) and math.isnan(value) and operator != "in":
         # Null is how NaN is stored. Nothing is greater or less than NaN.
         return {"=": column.is_(None), "!=": column.is_not(None)}.get(operator, sa.false())
@@ -148,6 +150,26 @@ _NO_ESCAPE = "\x1b"
 """A sign that no pattern holds: `%` and `_` are always wildcards."""
 
 
+class _Bytewise(sa.ColumnElement[str]):
+    """Text in the order of its code points, as SQLite has it, whatever language the database sorts by."""
+
+    type = sa.Text()
+    inherit_cache = False
+
+    def __init__(self, column: sa.ColumnElement[Any]) -> None:
+        self.column = column
+
+
+@compiles(_Bytewise)
+def _compile_as_it_is(element: _Bytewise, compiler: Any, **options: Any) -> str:
+    return str(compiler.process(element.column, **options))
+
+
+@compiles(_Bytewise, "postgresql")
+def _compile_bytewise(element: _Bytewise, compiler: Any, **options: Any) -> str:
+    return f'({compiler.process(element.column, **options)} COLLATE "C")'
+
+
 class _Like(sa.ColumnElement[bool]):
     """`like` that minds case. SQLite's own does not; its GLOB does, with other wildcards."""
 
@@ -177,17 +199,22 @@ def _attribute(key: str) -> sa.ColumnElement[Any]:
 def _sort_columns(field: Field) -> tuple[sa.ColumnElement[Any], ...]:
     """What to order by: for a parameter its number, then (those that have none) its text."""
     if field.kind == "attribute":
-        return (_attribute(field.key),)
+        column = _attribute(field.key)
+        return (column if ATTRIBUTES[field.key] else _Bytewise(column),)
     columns: tuple[sa.ColumnElement[Any], ...] = {
         "metric": (metric_latest.c.value,),
         "param": (run_param.c.number, run_param.c.text),
         "tag": (run_tag.c.value,),
     }[field.kind]
     table = columns[0].table
-    return tuple(
+    found = [
         sa.select(column)
         .where(table.c.run == run.c.row, table.c.key == field.key)
         .correlate(run)
         .scalar_subquery()
         for column in columns
+    ]
+    return tuple(
+        one if isinstance(column.type, sa.Float) else _Bytewise(one)
+        for one, column in zip(found, columns, strict=True)
     )
