@@ -18,9 +18,9 @@ def main(arguments: list[str] | None = None) -> int:
     """Run with what is given; what is left out keeps the flow's defaults."""
     parser = argparse.ArgumentParser(prog="python -m examples.flights", description=flights.__doc__)
     parser.add_argument("--day", type=_day, help=f"the live day, from {DAY_FROM} to {DAY_TO}")
-    parser.add_argument("--leaves", type=_numbers, help="sizes of the trees to try, such as 15,31")
-    parser.add_argument("--rounds", type=int, help="how many trees each model has")
-    parser.add_argument("--late-after-min", type=int, help="from how many minutes on an arrival is late")
+    parser.add_argument("--leaves", type=_leaves, help="sizes of the trees to try, such as 15,31")
+    parser.add_argument("--rounds", type=_count, help="how many trees each model has")
+    parser.add_argument("--late-after-min", type=_count, help="from how many minutes on an arrival is late")
     parser.add_argument("--out", help="the folder for the report")
     given = {name: value for name, value in vars(parser.parse_args(arguments)).items() if value is not None}
     began = time.monotonic()
@@ -36,12 +36,27 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _numbers(text: str) -> list[int]:
-    return [int(part) for part in text.split(",")]
+def _leaves(text: str) -> list[int]:
+    try:
+        found = sorted({int(part) for part in text.split(",")})
+    except ValueError:
+        found = []
+    if not found or found[0] < 2:
+        raise argparse.ArgumentTypeError(f"{text!r}: write whole numbers from 2 on, such as 15,31")
+    return found
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: write a whole number from 1 on")
+    return int(text)
 
 
 def _day(text: str) -> date:
-    day = date.fromisoformat(text)
+    try:
+        day = date.fromisoformat(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a day: write it like 2013-12-02") from error
     if not DAY_FROM <= day <= DAY_TO:
         raise argparse.ArgumentTypeError(f"the live day lies between {DAY_FROM} and {DAY_TO}")
     return day

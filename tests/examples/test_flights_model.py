@@ -34,6 +34,7 @@ def test_unknown_codes_and_nulls_are_nan_and_nothing_else_is() -> None:
     assert found[0, 0] == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", sweep([7], 5), ids=lambda recipe: recipe.name)
 def test_every_recipe_can_be_kept_and_then_says_the_same(recipe: Recipe) -> None:
     given = featurize(rows(300))
