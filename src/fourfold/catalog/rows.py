@@ -46,10 +46,7 @@ class Prepared:
         """Run it for each row; how many rows it met in all (of several rows, as the driver counts)."""
         if not rows:
             return 0
-        if not self._text:
-            compiled = self._statement.compile(dialect=connection.dialect)
-            self._order, self._text = compiled.positiontup, str(compiled)
-            self._fixed = {name: value for name, value in compiled.params.items() if name not in rows[0]}
+        self._compile(connection, rows[0])
         if self._fixed:
             rows = [{**self._fixed, **row} for row in rows]
         if self._order is None:
@@ -64,6 +61,27 @@ class Prepared:
             return connection.exec_driver_sql(self._text, values).rowcount  # fails again, in our own words
         finally:
             cursor.close()
+
+    def scalar(self, connection: sa.Connection) -> Any:
+        """The first value of the first row of a query without parameters; `None` when there is no row."""
+        self._compile(connection, {})
+        if self._order is None:
+            return connection.exec_driver_sql(self._text, dict(self._fixed)).scalar()
+        values = tuple([self._fixed[name] for name in self._order])
+        cursor = connection.connection.cursor()
+        try:
+            row = cursor.execute(self._text, values).fetchone()
+            return None if row is None else row[0]
+        except sqlite3.Error:
+            return connection.exec_driver_sql(self._text, values).scalar()
+        finally:
+            cursor.close()
+
+    def _compile(self, connection: sa.Connection, row: Mapping[str, Any]) -> None:
+        if not self._text:
+            compiled = self._statement.compile(dialect=connection.dialect)
+            self._order, self._text = compiled.positiontup, str(compiled)
+            self._fixed = {name: value for name, value in compiled.params.items() if name not in row}
 
 
 def chunks(values: Iterable[T], size: int = CHUNK) -> Iterator[list[T]]:

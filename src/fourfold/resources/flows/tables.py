@@ -132,11 +132,10 @@ class FlowTables:
         self._append_event = Prepared(
             sa.insert(flow_event).values({name: sa.bindparam(name) for name in columns})
         )
-        self._fence = Prepared(
-            sa.update(flow_owner)
-            .where(flow_owner.c.id == 1, flow_owner.c.epoch == sa.bindparam("mine"))
-            .values(epoch=flow_owner.c.epoch)
-        )
+        # The write has begun, so on SQLite nobody else can raise the epoch: reading it is enough, and
+        # dirties no page. On PostgreSQL the row is locked.
+        fence = sa.select(flow_owner.c.epoch).where(flow_owner.c.id == 1)
+        self._fence = Prepared(fence if catalog.is_sqlite else fence.with_for_update(read=True))
 
     # The loop's store
 
@@ -154,7 +153,7 @@ class FlowTables:
 
     def commit(self, epoch: int, changes: Changes) -> None:
         with self._catalog.write() as connection:
-            if self._fence.execute(connection, [{"mine": epoch}]) != 1:
+            if self._fence.scalar(connection) != epoch:
                 raise Fenced(
                     "another process has taken over this project's flows; this one stops",
                     ways_on=["nothing is lost: the other one goes on with all runs"],
