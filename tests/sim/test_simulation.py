@@ -12,12 +12,23 @@ from fourfold.catalog.database import Catalog
 from fourfold.core.decide import flow as rules
 from fourfold.core.decide.place import Lease, place
 from fourfold.core.decide.retry import Again
-from fourfold.core.flows import CallKey, Code, Failure, FlowRun, RunId, RunState, StepCall
+from fourfold.core.flows import (
+    CallKey,
+    CallKind,
+    CallState,
+    Code,
+    Failure,
+    FlowRun,
+    RunId,
+    RunState,
+    StepCall,
+)
 from fourfold.core.ports.control import WorkerSpec
-from fourfold.core.ports.flow_store import Changes, FlowStore
+from fourfold.core.ports.flow_store import Changes, FlowStore, OpenRun
 from fourfold.core.times import Instant
 from fourfold.resources.flows import messages, placing
 from fourfold.resources.flows.loop import Loop
+from fourfold.resources.flows.open_flow import OpenFlow
 from fourfold.resources.flows.outbox import Outbox
 from fourfold.resources.flows.tables import FlowTables
 from fourfold.resources.pools.workers import Worker
@@ -229,6 +240,22 @@ def test_a_worker_is_heard_only_about_the_call_that_it_was_given() -> None:
     word = {"type": "finished", "run": "run", "key": "a#0", "n": 1, "result": None}
     assert messages.event(run, word, [], CallKey("b#0"), 1, Instant(0)) is None
     assert messages.event(run, word, [], CallKey("a#0"), 1, Instant(0)) is not None
+
+
+def test_a_call_that_waits_again_after_a_resume_is_told_once_of_each_input() -> None:
+    """Told twice of one input it would begin without the other."""
+    calls = [
+        StepCall(
+            RunId("run"), CallKey(key), seq, CallKind.step, "a", CallState.blocked, Instant(0), deps=deps
+        )
+        for seq, (key, deps) in enumerate(
+            [("a#0", ()), ("a#1", ()), ("b#0", (CallKey("a#0"), CallKey("a#1")))]
+        )
+    ]
+    run = FlowRun(RunId("run"), "flow", RunState.running, Code("d", "m", "f"), "env", Instant(0))
+    flow = OpenFlow.of(OpenRun(run, tuple(calls), ()))
+    flow.depend(calls[2])
+    assert {dep: list(keys) for dep, keys in flow.dependents.items()} == {"a#0": ["b#0"], "a#1": ["b#0"]}
 
 
 def test_a_loop_that_counts_no_capacity_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:

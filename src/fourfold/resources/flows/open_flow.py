@@ -17,7 +17,8 @@ class OpenFlow:
     run: FlowRun
     calls: dict[CallKey, StepCall] = field(default_factory=dict)
     attempts: dict[CallKey, Attempt] = field(default_factory=dict)
-    dependents: dict[CallKey, list[CallKey]] = field(default_factory=dict)
+    dependents: dict[CallKey, dict[CallKey, None]] = field(default_factory=dict)
+    """Who waits for a call: each once, though it may come to wait again when the run is resumed."""
 
     @classmethod
     def of(cls, loaded: OpenRun) -> OpenFlow:
@@ -31,7 +32,7 @@ class OpenFlow:
     def depend(self, call: StepCall) -> None:
         """Note that a blocked call waits for its inputs."""
         for dep in dict.fromkeys(call.deps):
-            self.dependents.setdefault(dep, []).append(call.key)
+            self.dependents.setdefault(dep, {})[call.key] = None
 
     def slice(self, event: rules.Event) -> rules.Slice:
         """What the rules need to see of this run to decide about an event."""
