@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fourfold.core import frames
@@ -71,6 +71,7 @@ trees = st.recursive(
 )
 
 
+@settings(max_examples=50, deadline=None)
 @given(trees)
 def test_plain_values_come_back_as_they_were(value: Any) -> None:
     data = codec.encode(value)
