@@ -184,10 +184,19 @@ class Machine:
             case "refused" if process.body is not None:
                 if header.get("is_stale"):
                     self.end(process, Exit(ExitKind.failed, "it was replaced", 1))
-                elif self.ledger.runs[process.task[0]].state.is_open:  # type: ignore[index]
-                    raise Violation(f"the body of {process.task} was refused: {header['reason']}")
+                else:
+                    self._refused(process, header["reason"])
             case _:
                 pass
+
+    def _refused(self, process: Process, reason: str) -> None:
+        """A body that is being replaced fails by it; the present one has done nothing wrong."""
+        assert process.task is not None
+        run, _, n = process.task
+        present = self.ledger.calls[run][BODY]
+        if present.attempt == n and present.state.is_live:
+            raise Violation(f"the body of {run}, attempt {n}, was refused: {reason}")
+        self._done(process, _failed("Refused", reason), [])
 
     def _begin(self, process: Process, header: Header, parts: list[bytes]) -> None:
         task = (header["run"], CallKey(header["key"]), header["n"])

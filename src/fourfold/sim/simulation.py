@@ -247,7 +247,13 @@ class Simulation:
 
     def _cancel(self, run_id: str) -> None:
         self.ledger.cancelled.add(run_id)
-        self._wish({"type": "cancel", "run": run_id, "why": "somebody changed their mind"}, _ignore)
+
+        def answered(_reply: dict[str, Any]) -> None:
+            if self.world.chance.random() < 0.5:  # and changes it again, while processes still end
+                wait_s = self.world.chance.choice((0.01, 0.5, 3.0))
+                self.world.later(wait_s, lambda: self._resume(run_id))
+
+        self._wish({"type": "cancel", "run": run_id, "why": "somebody changed their mind"}, answered)
 
     def _resume(self, run_id: str) -> None:
         self.ledger.resumed[run_id] = self.ledger.resumed.get(run_id, 0) + 1
