@@ -14,7 +14,7 @@ README = Path(__file__).resolve().parent.parent / "README.md"
 
 
 def _example(number: int) -> str:
-    return re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)[number]
+    return str(re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)[number])
 
 
 def _run(folder: Path, *arguments: str) -> str:

@@ -67,10 +67,10 @@ class MemoryBlobs:
 class BlobStoreKit:
     """What every blob store promises. Subclass it, give `store`, and let pytest run it.
 
-        class TestMine(BlobStoreKit):
-            @pytest.fixture
-            def store(self) -> BlobStore:
-                return MyBlobs(...)
+    class TestMine(BlobStoreKit):
+        @pytest.fixture
+        def store(self) -> BlobStore:
+            return MyBlobs(...)
     """
 
     def test_what_was_put_is_got(self, store: BlobStore) -> None:
