@@ -24,7 +24,7 @@ class Audited:
     """Between an answer of the endpoint and the batch score of the same flight."""
 
 
-@ff.step(cache=True, memory="1GiB")
+@ff.step(cache=True, memory="1536MiB")
 def audit(replayed: Replayed, scored: Scored) -> Audited:
     """Every feature of every answer of the day, and every answer beside its batch score."""
     live = ff.table(replayed.table.name).version(replayed.table.version).read()
