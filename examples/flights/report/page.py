@@ -158,7 +158,10 @@ def _evaluation(summary: Part) -> str:
 
 def _replay(summary: Part) -> str:
     replay, batch = summary["replay"], summary["batch"]
-    events = ", ".join(f"{count(rows)} {escape(name)}" for name, rows in sorted(replay["events"].items()))
+    words = {"weather": "weather reports"}
+    events = ", ".join(
+        f"{count(rows)} {escape(words.get(name, name))}" for name, rows in sorted(replay["events"].items())
+    )
     return (
         "<h2>The next day, live</h2>"
         f"<p>{escape(replay['day'])} was played through the endpoint over HTTP: each flight asked for half "
