@@ -75,6 +75,7 @@ def test_two_versions_of_one_module_live_in_one_process(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # both texts have one length and one second
     (tmp_path / "pyproject.toml").touch()
     for shift in (1, 2):
         (tmp_path / "shifting.py").write_text(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fourfold.adapters.delta import DeltaTables
@@ -61,6 +61,7 @@ def answer(store: TableStore, version: int, where: tuple[Condition, ...]) -> lis
 
 
 @settings(max_examples=25, deadline=None)
+@example([[{"n": None, "x": -0.0, "word": None, "at": None, "day": None}]], (), [(("x", "<", float("nan")),)])
 @given(written, st.sampled_from([(), ("day",)]), st.lists(conditions(), min_size=1, max_size=4))
 def test_delta_and_memory_give_the_same_rows(
     batches: list[list[dict[str, Any]]],

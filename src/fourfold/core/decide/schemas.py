@@ -5,6 +5,7 @@ Shared by every table store, so that none is stricter or laxer than another.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from datetime import UTC, date, datetime
 
@@ -160,6 +161,9 @@ def _condition(name: str, field: pa.Field, operator: str, value: object) -> pc.E
             raise Refused(f"column '{field.name}': nothing is {operator} null", ways_on=["use == or !="])
         return column.is_null() if operator == "==" else column.is_valid()
     other = scalar(name, field, value)
+    if isinstance(value, float) and math.isnan(value):
+        # Said outright: held against the range of a file, Arrow takes a comparison with NaN for true.
+        return column.is_valid() if operator == "!=" else pc.scalar(False)
     match operator:
         case "==":
             return column == other
