@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from fourfold.core.ports.engine import Engine
     from fourfold.core.ports.online import OnlineStore
     from fourfold.core.ports.tables import TableStore
+    from fourfold.core.services.compute import Compute as ComputeProtocol
+    from fourfold.core.services.models import Models as ModelsProtocol
+    from fourfold.core.services.storage import Storage as StorageProtocol
     from fourfold.foundation.compute.environments import Environments
     from fourfold.foundation.compute.service import Compute
     from fourfold.foundation.storage.service import Storage
@@ -362,8 +365,13 @@ class RemoteProject:
         from fourfold.adapters.remote import Remote
 
         self._remote = Remote(url, token)
+        here: dict[str, Callable[[Any], object]] = {
+            "storage": self._files,
+            "compute": self._environment,
+            "models": self._reader,
+        }
         for name, protocol in PROTOCOLS.items():
-            setattr(self, name, self._remote.service(name, protocol))
+            setattr(self, name, self._remote.service(name, protocol, here=here.get(name)))
 
     def __repr__(self) -> str:
         return f"<RemoteProject at {self._remote.url}>"
@@ -371,6 +379,30 @@ class RemoteProject:
     def close(self) -> None:
         """Let go of open connections."""
         self._remote.close()
+
+    # What a service does in the process that calls, over the routes of the server.
+
+    @staticmethod
+    def _files(storage: StorageProtocol) -> object:
+        from fourfold.foundation.storage.files import CallersFiles
+
+        return CallersFiles(storage.put_blob)
+
+    @staticmethod
+    def _environment(compute: ComputeProtocol) -> object:
+        from fourfold.foundation.compute.environments import Environments
+        from fourfold.foundation.compute.present import PresentEnvironment
+
+        home = find_home(os.environ, Path.cwd())
+        lock = read_settings(home, os.environ).environment.lock
+        return PresentEnvironment(
+            Environments(home, project=home.parent, lock=lock), compute.remember_environment
+        )
+
+    def _reader(self, models: ModelsProtocol) -> object:
+        from fourfold.mlplatform.models.reading import Reader
+
+        return Reader(models, cast(Services, self).storage.get_blob)
 
 
 _opened: dict[tuple[int, Path], Project] = {}

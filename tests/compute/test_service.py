@@ -10,7 +10,8 @@ import pytest
 
 from fourfold.catalog.database import Catalog
 from fourfold.core.compute import Figure, FigureName, Held, JobReport, Measurement, Unit
-from fourfold.core.errors import NotFound
+from fourfold.core.environment import Environment
+from fourfold.core.errors import NotFound, Refused
 from fourfold.core.ports.engine import Exit, ExitKind, Usage
 from fourfold.core.times import Instant
 from fourfold.foundation.compute.environments import Environments, lock_for
@@ -175,8 +176,36 @@ def test_the_present_environment_is_remembered_with_its_lock(compute: Compute) -
     assert compute.environments()[0].lock == ""
 
 
+def remember(compute: Compute, environment: Environment, text: str, **changes: str) -> None:
+    given = {"python": environment.python, "platform": environment.platform, "lock": text, "origin": "model"}
+    identity = changes.pop("identity", environment.identity)
+    compute.remember_environment(identity, **{**given, **changes})
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"lock": "msgspec==0.0.1 --hash=sha256:aa\n"}, "the lock gives env-"),
+        ({"identity": "env-" + "0" * 32}, "the lock gives env-"),
+        ({"python": "cpython-3.10"}, "the lock gives env-"),
+        ({"lock": "msgspec>=1\n"}, "does not pin"),
+        ({"python": "/bin/sh"}, "is not a Python"),
+        ({"platform": "--flag"}, "is not a Python"),
+        ({"origin": "rumour"}, "origin 'rumour' is not known"),
+        ({"lock": "#" * 4_000_001}, "at most 4000000"),
+    ],
+)
+def test_an_environment_under_another_identity_is_refused(
+    compute: Compute, changes: dict[str, str], said: str
+) -> None:
+    environment, lock = lock_for(["msgspec"])
+    with pytest.raises(Refused, match=said):
+        remember(compute, environment, lock, **changes)
+    assert compute.environments() == ()
+
+
 def test_a_remembered_environment_finds_its_python_again(compute: Compute) -> None:
     environment, lock = lock_for(["msgspec"])
-    compute.remember_environment(environment, lock=lock, origin="model")
-    compute.remember_environment(environment, lock=lock, origin="model")
+    for _ in range(2):
+        remember(compute, environment, lock)
     assert Path(compute.python_for(environment.identity)).exists()

@@ -102,7 +102,7 @@ def test_arguments_that_cannot_be_sent_are_refused_before_sending(garden: Garden
         garden.leaves(shadow="x")  # type: ignore[call-arg]
     with pytest.raises(Refused, match="no name may have"):
         garden.twig("a/../b")
-    with pytest.raises(Refused, match="works only in the process"):
+    with pytest.raises(Refused, match="works only beside the project"):
         garden.dig(Path("x"))
     with pytest.raises(AttributeError):
         garden.no_such  # type: ignore[attr-defined]  # noqa: B018

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
-from functools import partial
+from functools import cache, partial
 from threading import Lock
 from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
@@ -39,8 +39,10 @@ REPEATABLE = frozenset({"GET", "PUT", "DELETE"})
 class RemoteSettings:
     """How patient a client is."""
 
-    timeout_s: float = 60.0
-    """The longest silence; a call with a `timeout_s` or `wait_s` of its own gets that much on top."""
+    connect_s: float = 10.0
+    timeout_s: float = 600.0
+    """The longest silence: a training set is computed without a word. A call with a `timeout_s` or `wait_s`
+    of its own gets that much on top. A machine that is gone is noticed within two minutes all the same."""
     tries: int = 4
     first_pause_s: float = 0.1
     idle_connections: int = 8
@@ -58,12 +60,14 @@ class Remote:
         self._idle: list[http.client.HTTPConnection] = []
         self._lock = Lock()
 
-    def service(self, name: str, protocol: type) -> Any:
+    def service(self, name: str, protocol: type, *, here: Callable[[Any], object] | None = None) -> Any:
         """An object that fulfils the protocol by calling the server.
 
-        A method without a route exists in process only; calling it says so.
+        Methods without a route are not the server's to answer. `here`, given the service when one is first
+        asked for, makes what answers them in this process; what it lacks says that it works only beside
+        the project.
         """
-        return _Service(self, name, protocol)
+        return _Service(self, name, protocol, here)
 
     def close(self) -> None:
         """Close idle connections; the object may be used again."""
@@ -75,9 +79,7 @@ class Remote:
     def call(self, route: Route, arguments: Mapping[str, Any]) -> Any:
         """Call one route with arguments by name."""
         path, headers, body = _request(route, arguments)
-        patience_s = self._settings.timeout_s + sum(
-            float(arguments.get(name) or 0) for name in ("timeout_s", "wait_s")
-        )
+        patience_s = self._settings.timeout_s + _asked_for_s(route, arguments)
         # A body that streams can be read only once, so a call with one is never sent again.
         tries = self._settings.tries if route.verb in REPEATABLE and not callable(body) else 1
         for attempt in range(1, tries + 1):
@@ -91,9 +93,13 @@ class Remote:
         raise AssertionError("the last try returns or raises")
 
     def _once(self, route: Route, path: str, headers: Mapping[str, str], body: Any, patience_s: float) -> Any:
-        connection = self._take(patience_s)
+        connection = self._take()
         done = partial(self._give_back, connection)
         try:
+            if connection.sock is None:
+                connection.connect()
+                _watch(connection)
+            connection.sock.settimeout(patience_s)
             connection.request(
                 route.verb,
                 self._base + path,
@@ -107,29 +113,29 @@ class Remote:
                 done()
                 raise _error(response.status, data, route)
             return _result(route, response, done, connection.close)
-        except TimeoutError as error:
+        except (OSError, http.client.HTTPException) as error:
+            is_silent = isinstance(error, TimeoutError) and error.errno is None
+            is_silent = is_silent and connection.sock is not None
             connection.close()
+            if not is_silent:
+                raise Unavailable(
+                    f"the server at {self.url} does not answer: {error or type(error).__name__}",
+                    ways_on=["is it up? start it with: fourfold up", "is FOURFOLD_URL right?"],
+                    url=self.url,
+                ) from error
             raise TimedOut(
                 f"{route.name} got no answer from {self.url} within {patience_s:g} s",
                 ways_on=["ask for less, or give the client a longer timeout_s"],
             ) from error
-        except (OSError, http.client.HTTPException) as error:
-            connection.close()
-            raise Unavailable(
-                f"the server at {self.url} does not answer: {error or type(error).__name__}",
-                ways_on=["is it up? start it with: fourfold up", "is FOURFOLD_URL right?"],
-                url=self.url,
-            ) from error
 
-    def _take(self, patience_s: float) -> http.client.HTTPConnection:
+    def _take(self) -> http.client.HTTPConnection:
         while True:
             with self._lock:
                 connection = self._idle.pop() if self._idle else None
             if connection is None:
-                return self._connect(patience_s)
+                return self._connect(self._settings.connect_s)
             # The server may have closed it meanwhile; then it is readable, and what we sent would be lost.
             if connection.sock is not None and not select.select([connection.sock], [], [], 0)[0]:
-                connection.sock.settimeout(patience_s)
                 return connection
             connection.close()
 
@@ -147,9 +153,12 @@ class Remote:
 class _Service:
     """One service of a remote project."""
 
-    def __init__(self, remote: Remote, name: str, protocol: type) -> None:
+    def __init__(
+        self, remote: Remote, name: str, protocol: type, here: Callable[[Any], object] | None
+    ) -> None:
         self._name = name
         self._protocol = protocol
+        self._here = None if here is None else cache(partial(here, self))
         self._methods = {r.method: _method(remote, r) for r in routes(name, protocol)}
 
     def __getattr__(self, name: str) -> Any:
@@ -157,8 +166,10 @@ class _Service:
         if found is not None:
             return found
         if not name.startswith("_") and hasattr(self._protocol, name):
+            if self._here is not None and hasattr(self._here(), name):
+                return getattr(self._here(), name)
             raise Refused(
-                f"{self._name}.{name} works only in the process that opened the project",
+                f"{self._name}.{name} works only beside the project",
                 ways_on=["run this where the project's folder is, without FOURFOLD_URL"],
             )
         raise AttributeError(f"the {self._name} service has no method '{name}'")
@@ -178,6 +189,12 @@ def _method(remote: Remote, route: Route) -> Callable[..., Any]:
     method.__name__ = route.method
     method.__doc__ = route.function.__doc__
     return method
+
+
+def _asked_for_s(route: Route, arguments: Mapping[str, Any]) -> float:
+    """How long a call says that it may take, by what is given or by its own default."""
+    named = (route.shape.named(name) for name in ("timeout_s", "wait_s"))
+    return sum(float(arguments.get(a.name, a.default) or 0) for a in named if a is not None)
 
 
 # Addresses
@@ -202,6 +219,17 @@ def _connector(url: str) -> Callable[[float], http.client.HTTPConnection]:
                 f"'{url}' is not a server's address",
                 ways_on=["write http://host:port, https://host or unix:///path/to/socket"],
             )
+
+
+def _watch(connection: http.client.HTTPConnection) -> None:
+    """Let the system ask now and then whether the other machine is still there."""
+    connected: socket.socket = connection.sock
+    if connected.family == socket.AF_UNIX:
+        return
+    connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4)):
+        if hasattr(socket, name):
+            connected.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
 class _UnixConnection(http.client.HTTPConnection):
@@ -242,8 +270,10 @@ def _request(route: Route, arguments: Mapping[str, Any]) -> tuple[str, dict[str,
     if shape.body is not None:
         form = shape.body.form
         value = arguments[shape.body.name]
-        if form is Form.bytes:
+        if isinstance(value, bytes):
             return address, {"Content-Type": BYTES}, value
+        if form is Form.pieces:
+            return address, {"Content-Type": BYTES, "Transfer-Encoding": "chunked"}, partial(iter, value)
         return address, {"Content-Type": ARROW, "Transfer-Encoding": "chunked"}, partial(_ipc, value)
     fields = {
         a.name: arguments[a.name]

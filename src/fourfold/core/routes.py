@@ -7,6 +7,7 @@ once, and a door is never a second implementation.
 Arguments named in the path come from the path; those of GET and DELETE come from the query; those of
 other methods from a JSON object. At most one argument may be `bytes`, `pyarrow.Table` or
 `pyarrow.RecordBatchReader`: it is the body (Arrow as an IPC stream), and the others move to the query.
+Where an argument may also be `Iterable[bytes]`, its bytes travel in pieces and need not fit in memory.
 A result of these types is the response's body; any other is JSON, as `core.wire` writes it.
 
 In a query, text travels as it is, a list of texts as a repeated key (or as one JSON array), and anything
@@ -19,7 +20,7 @@ import inspect
 import re
 import types
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum, IntEnum, StrEnum
 from functools import cache
@@ -54,6 +55,7 @@ class Form(StrEnum):
 
     json = "json"
     bytes = "bytes"
+    pieces = "pieces"
     table = "table"
     batches = "batches"
     nothing = "nothing"
@@ -61,6 +63,11 @@ class Form(StrEnum):
     @property
     def is_arrow(self) -> bool:
         return self in {Form.table, Form.batches}
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether it may be larger than memory."""
+        return self.is_arrow or self is Form.pieces
 
 
 class Repeat(StrEnum):
@@ -214,6 +221,8 @@ _FORMS = {
 
 
 def _form(kind: Any) -> Form:
+    if Iterable[bytes] in _options(kind):
+        return Form.pieces
     for option in _options(kind):
         found = _FORMS.get((getattr(option, "__module__", ""), getattr(option, "__qualname__", "")))
         if found is not None:

@@ -25,12 +25,13 @@ T = TypeVar("T")
 JSON = "application/json"
 ARROW = "application/vnd.apache.arrow.stream"
 BYTES = "application/octet-stream"
-MEDIA = {Form.json: JSON, Form.bytes: BYTES, Form.table: ARROW, Form.batches: ARROW}
+MEDIA = {Form.json: JSON, Form.bytes: BYTES, Form.pieces: BYTES, Form.table: ARROW, Form.batches: ARROW}
 
 SPOOL_BYTES = 16 * 2**20
 """A body up to this size stays in memory; a larger one goes through a temporary file."""
 STREAM_BYTES = 64 * 2**30
-"""The largest Arrow body; its rows pass through a file, so memory is not the bound."""
+"""The largest body that is a stream; it passes through a file, so memory is not the bound."""
+PIECE_BYTES = 2**20
 BATCH_ROWS = 65536
 
 
@@ -147,7 +148,7 @@ class Dispatcher:
         It is read before the method starts: a slow sender holds a file, not a thread.
         """
         _check_content_type(request, MEDIA[body.form])
-        limit = STREAM_BYTES if body.form.is_arrow else self._body_bytes
+        limit = STREAM_BYTES if body.form.is_stream else self._body_bytes
         _check_declared_length(request, limit)
         file = tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES)  # noqa: SIM115  (the caller closes it)
         size = 0
@@ -177,6 +178,10 @@ class Dispatcher:
     def _read_body(self, body: Argument, file: IO[bytes]) -> dict[str, Any]:
         if body.form is Form.bytes:
             return {body.name: file.read()}
+        if body.form is Form.pieces:
+            whole = file.read(SPOOL_BYTES)  # a small body is given whole: its reader may know it already
+            rest = iter(partial(file.read, PIECE_BYTES), b"")
+            return {body.name: whole if len(whole) < SPOOL_BYTES else itertools.chain([whole], rest)}
         import pyarrow as pa
 
         try:
@@ -231,7 +236,7 @@ class Dispatcher:
         match form:
             case Form.nothing:
                 return Response(status_code=204, headers=headers)
-            case Form.bytes:
+            case Form.bytes | Form.pieces:
                 return Response(result, headers=headers, media_type=BYTES)
             case Form.table | Form.batches:
                 return StreamingResponse(self._in_threads(result), headers=headers, media_type=ARROW)

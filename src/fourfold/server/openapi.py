@@ -142,7 +142,7 @@ def _content(form: Form, schema: Any) -> dict[str, Any]:
     match form:
         case Form.json:
             return {JSON: {"schema": schema}}
-        case Form.bytes:
+        case Form.bytes | Form.pieces:
             return {BYTES: {"schema": {"contentMediaType": BYTES}}}
         case Form.table | Form.batches:
             return {ARROW: {"schema": {"contentMediaType": ARROW}}}

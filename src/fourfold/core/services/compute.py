@@ -52,7 +52,18 @@ class Compute(Protocol):
         """One environment with its lock, from which it can be built again."""
         ...
 
-    # In process only.
+    @route("PUT /environments/{identity}", needs=Role.editor)
+    def remember_environment(
+        self, identity: str, *, python: str, platform: str, lock: str, origin: str
+    ) -> None:
+        """Keep an environment's lock under its identity, so that it can be built again.
+
+        Refused when this lock, Python and platform do not give this identity. What is known already stays
+        as it is.
+        """
+        ...
+
+    # In process only: these are about the process that calls, and its machine.
 
     def record(self, reports: tuple[JobReport, ...]) -> tuple[Job, ...]:
         """Record jobs that ended, all in one unit of work. A key recorded before is left as it is.
@@ -64,10 +75,6 @@ class Compute(Protocol):
 
     def present_environment(self) -> Environment:
         """The project's environment (its lock's, else what is installed), remembered in the catalog."""
-        ...
-
-    def remember_environment(self, environment: Environment, *, lock: str, origin: str) -> None:
-        """Keep an environment's lock under its identity, so that it can be built again."""
         ...
 
     def python_for(self, identity: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -107,8 +107,8 @@ class Storage(Protocol):
         ...
 
     @route("POST /blobs", needs=Role.editor)
-    def put_blob(self, data: bytes) -> Digest:
-        """Store bytes under their digest."""
+    def put_blob(self, data: bytes | Iterable[bytes]) -> Digest:
+        """Store bytes under their digest; in pieces where they need not fit in memory."""
         ...
 
     @route("GET /blobs/{digest}", needs=Role.viewer)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,10 +21,11 @@ from fourfold.core.compute import (
 )
 from fourfold.core.decide.account import account
 from fourfold.core.environment import Environment, identify
-from fourfold.core.errors import NotFound, did_you_mean
+from fourfold.core.errors import NotFound, Refused, did_you_mean
 from fourfold.core.ports.clock import Clock
 from fourfold.foundation.compute.environments import Environments
 from fourfold.foundation.compute.locks import parse_lock
+from fourfold.foundation.compute.present import PresentEnvironment
 from fourfold.foundation.compute.tables import ComputeTables
 from fourfold.foundation.compute.units import find_unit
 
@@ -31,8 +33,13 @@ if TYPE_CHECKING:
     import sqlalchemy as sa
 
 MOST_LISTED = 10_000
+LOCK_CHARACTERS = 4_000_000
+ORIGINS = ("lock", "requirements", "captured", "model")
 LOOKED_BACK = 20
 """So many measurements are searched for one that was not disturbed."""
+
+_PYTHON = re.compile(r"[a-z]+-\d+\.\d+t?")
+_PLATFORM = re.compile(r"[a-zA-Z0-9][\w.-]{0,99}")
 
 
 class Compute:
@@ -56,7 +63,7 @@ class Compute:
         self._prices = {"local": 0.0, **(prices_usd_per_hour or {})}
         self._find = find
         self._found: dict[str, Unit] = {}
-        self._remembered = ""
+        self._present = PresentEnvironment(environments, self.remember_environment)
 
     def __repr__(self) -> str:
         return f"<Compute: units {', '.join(sorted(self._prices))}>"
@@ -131,14 +138,14 @@ class Compute:
     # Environments.
 
     def present_environment(self) -> Environment:
-        locked = self._environments.present()
-        if locked.environment.identity != self._remembered:
-            self.remember_environment(locked.environment, lock=locked.lock, origin=locked.origin)
-            self._remembered = locked.environment.identity
-        return locked.environment
+        return self._present.present_environment()
 
-    def remember_environment(self, environment: Environment, *, lock: str, origin: str) -> None:
-        """Keep an environment's lock under its identity, so that it can be built again."""
+    def remember_environment(
+        self, identity: str, *, python: str, platform: str, lock: str, origin: str
+    ) -> None:
+        environment = _checked(identity, python=python, platform=platform, lock=lock)
+        if origin not in ORIGINS:
+            raise Refused(f"origin {origin[:40]!r} is not known", ways_on=["take " + ", ".join(ORIGINS)])
         self._tables.remember_environment(environment, lock=lock, origin=origin, at=self._clock.now())
 
     def environments(self, *, limit: int = 100) -> tuple[EnvironmentRecord, ...]:
@@ -160,8 +167,7 @@ class Compute:
             environment = locked.environment
         else:
             record = self.environment(identity)
-            packages = parse_lock(record.lock, what=f"the lock of {identity}")
-            environment = identify(python=record.python, platform=record.platform, packages=packages)
+            environment = _identified(record.python, record.platform, record.lock, of=identity)
         return str(self._environments.python_for(environment))
 
     # How.
@@ -185,6 +191,33 @@ class Compute:
         """
         newest = self._tables.measurements(unit.fingerprint, LOOKED_BACK)
         return next((each for each in newest if each.is_confident), next(iter(newest), None))
+
+
+def _checked(identity: str, *, python: str, platform: str, lock: str) -> Environment:
+    """The environment that a caller names, if its lock gives that very identity."""
+    if len(lock) > LOCK_CHARACTERS:
+        raise Refused(
+            f"the lock of {identity[:40]} has {len(lock)} characters",
+            ways_on=[f"at most {LOCK_CHARACTERS} are kept"],
+        )
+    if _PYTHON.fullmatch(python) is None or _PLATFORM.fullmatch(platform) is None:
+        raise Refused(
+            f"{python[:40]!r} on {platform[:40]!r} is not a Python and its platform",
+            ways_on=["write them as cpython-3.11 and linux-x86_64"],
+        )
+    environment = _identified(python, platform, lock, of=identity)
+    if environment.identity != identity:
+        raise Refused(
+            f"the lock gives {environment.identity}, not {identity[:40]}",
+            ways_on=["send the lock, Python and platform that the environment was identified by"],
+        )
+    return environment
+
+
+def _identified(python: str, platform: str, lock: str, *, of: str) -> Environment:
+    return identify(
+        python=python, platform=platform, packages=parse_lock(lock, what=f"the lock of {of[:40]}")
+    )
 
 
 def _bounded(limit: int) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from fourfold.core.ports.clock import Clock
 from fourfold.core.ports.tables import Commit, Mark, Snapshot, TableStore
 from fourfold.core.storage import Column, Condition, Scalar, TableInfo, TableVersion, table_name
 from fourfold.core.times import Instant, iso
+from fourfold.foundation.storage.files import callers_file
 from fourfold.foundation.storage.tables import TableRecords
 
 MOST_HISTORY = 100_000
@@ -217,19 +218,15 @@ class Storage:
 
     # Blobs
 
-    def put_blob(self, data: bytes) -> Digest:
+    def put_blob(self, data: bytes | Iterable[bytes]) -> Digest:
         return self._blobs.put(data)
 
     def get_blob(self, digest: Digest) -> bytes:
         return self._blobs.get(digest)
 
     def put_file(self, path: Path) -> Digest:
-        try:
+        with callers_file(path):
             return self._blobs.put_file(path)
-        except (FileNotFoundError, IsADirectoryError) as error:
-            raise NotFound(f"{path} is not a file", ways_on=["name one file"], path=str(path)) from error
-        except PermissionError as error:
-            raise Refused(f"{path} may not be read", ways_on=["check its mode"], path=str(path)) from error
 
     def materialize(self, digest: Digest, path: Path, *, executable: bool = False) -> None:
         self._blobs.materialize(digest, path, executable=executable)

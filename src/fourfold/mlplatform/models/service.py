@@ -47,6 +47,7 @@ from fourfold.core.models import (
 from fourfold.core.ports.blobs import BlobStore, Digest
 from fourfold.core.ports.clock import Clock
 from fourfold.core.times import Instant
+from fourfold.mlplatform.models.reading import Reader
 from fourfold.mlplatform.models.runs import tables as run_rows
 from fourfold.mlplatform.models.runs.search import language
 from fourfold.mlplatform.models.runs.search import tables as run_search
@@ -89,6 +90,7 @@ class Models:
         self._blobs = blobs
         self._clock = clock
         self._policy = policy or LoadPolicy()
+        self._reader = Reader(self, blobs.get, policy=self._policy)
         self._replay = replay or self._replay_apart
         self._here = here or Host(platform.node(), os.getpid())
 
@@ -302,19 +304,10 @@ class Models:
             return version_rows.get(connection, ref)
 
     def materialize(self, version: ModelVersion, into: Path) -> Path:
-        manifest = self.manifest(version.name, version.number)
-        return folder.write(version, manifest, self._blobs.get, into)
+        return self._reader.materialize(version, into)
 
     def load(self, ref: str) -> LoadedModel:
-        from fourfold.mlplatform.models.loading import load_files
-
-        version = self.resolve(ref)
-        manifest = self.manifest(version.name, version.number)
-        files = {
-            file.path: folder.verified(file, folder.fetched(file, self._blobs.get), of=str(version))
-            for file in manifest.files
-        }
-        return load_files(version, manifest, files, policy=self._policy)
+        return self._reader.load(ref)
 
     def _check_manifest(self, name: str, manifest: Manifest) -> None:
         paths = [check_path(file.path) for file in manifest.files]

@@ -168,7 +168,7 @@ class FlowService:
             "environment": self._environment(),
             "params": dict(params or {}),
             "python": self._python(python),
-            "cwd": cwd or str(self._home.parent),
+            "cwd": self._cwd(cwd),
             "key": key or f"submit/{secrets.token_hex(16)}",  # so that asking again makes no second run
             "priority": priority,
             "user": user,
@@ -280,7 +280,7 @@ class FlowService:
             "catchup": catchup,
             "scheduled_param": scheduled_param,
             "parameters": list(parameters),
-            "cwd": cwd or str(self._home.parent),
+            "cwd": self._cwd(cwd),
             "python": self._python(python),
             "environment": self._environment(),
         }
@@ -354,6 +354,10 @@ class FlowService:
                 known = "environment"  # an installed module: the environment's identity stands for it
             self._step_codes[code.digest, module] = known
         return known
+
+    def _cwd(self, asked: str) -> str:
+        """Where whoever asks stands, if that is a folder here: a client's machine may be another."""
+        return asked if asked and Path(asked).is_dir() else str(self._home.parent)
 
     def _python(self, asked: str) -> str:
         import sys
