@@ -6,7 +6,9 @@ import os
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -288,6 +290,31 @@ def test_what_an_interrupted_build_left_is_removed(tmp_path: Path) -> None:
     python = Environments(tmp_path / ".fourfold").build(environment)
     assert python.exists()
     assert {name for name in os.listdir(envs) if not name.endswith(".lock")} == {environment.identity}
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        {"identity": "../../victim"},
+        {"identity": "env-" + "0" * 32},
+        {"python": "/tmp/evil"},
+        {"packages": (Package("left-pad", "1.0\n--index-url=https://evil.example", ("sha256:aa",)),)},
+        {"packages": (Package("left-pad", "1.0", ("sha256:aa --find-links=/tmp",)),)},
+    ],
+)
+def test_an_environment_that_is_not_what_it_says_builds_and_touches_nothing(
+    tmp_path: Path, forged: dict[str, Any]
+) -> None:
+    honest = identify(
+        python=this_python(), platform=this_platform(), packages=[Package("a", "1", ("sha256:b",))]
+    )
+    if "identity" not in forged:  # the names fit, but the contents are no lock
+        named = identify(**{"python": this_python(), "platform": this_platform(), "packages": (), **forged})
+        forged = {**forged, "identity": named.identity, "packages": named.packages}
+    (tmp_path / ".fourfold").mkdir()
+    with pytest.raises(Corrupted, match="not what its packages make"):
+        Environments(tmp_path / ".fourfold").build(replace(honest, **forged))
+    assert [path.name for path in tmp_path.rglob("*")] == [".fourfold"]
 
 
 def test_what_has_no_hash_is_not_built(tmp_path: Path) -> None:

@@ -141,6 +141,7 @@ class Environments:
         Two that build at once do not collide: the second waits and finds it. What failed half-way is
         removed. Packages come from uv's cache where they are in it, without the network.
         """
+        _refuse_forged(environment)
         folder = self._folder / environment.identity
         python = folder / "bin" / "python"
         if (folder / "environment.json").exists():
@@ -226,6 +227,21 @@ class Environments:
             new.rename(folder)
         finally:
             shutil.rmtree(new, ignore_errors=True)
+
+
+def _refuse_forged(environment: Environment) -> None:
+    """A model brings its environment along: neither a path nor an option of the installer may hide in it."""
+    found = identify(python=environment.python, platform=environment.platform, packages=environment.packages)
+    is_plain = re.fullmatch(r"[a-z]+-\d+\.\d+", environment.python) is not None
+    try:
+        is_lock = parse_lock(write_lock(found.packages)) == found.packages
+    except Refused:
+        is_lock = False
+    if found != environment or not is_plain or not is_lock:
+        raise Corrupted(
+            f"environment '{environment.identity[:80]}' is not what its packages make; nothing was built",
+            ways_on=["whoever made it did not use Fourfold, or somebody changed it: save the model again"],
+        )
 
 
 def _captured(found: Iterable[Installed]) -> list[Package]:
