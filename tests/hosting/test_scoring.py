@@ -56,6 +56,7 @@ def test_each_row_gets_its_answer_beside_what_is_kept(filled: Storage) -> None:
     assert rows["score"].to_pylist() == [200.0, 400.0, None]  # integers became what the model takes
 
 
+@pytest.mark.slow
 def test_batches_make_one_commit(filled: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scoring, "BATCH_ROWS", 1)
     done = run(filled)
@@ -69,6 +70,24 @@ def test_a_day_scored_again_replaces_only_itself(filled: Storage) -> None:
     run(filled, where={"day": "tue"}, **day)
     run(filled, where={"day": "mon"}, **day)
     assert sorted(filled.read("scores")["day"].to_pylist()) == ["mon", "mon", "tue"]
+
+
+def test_the_version_of_the_features_that_was_named_is_the_one_looked_up(filled: Storage) -> None:
+    class Features:
+        """Version 1 says kilometres, the newest says metres."""
+
+        def training_set(self, service: str, entities: pa.Table, *, at: str, cache: bool) -> pa.Table:
+            del at, cache
+            times = 1.0 if service == "far@1" else 1000.0
+            return entities.set_column(2, "distance", pc.multiply(entities["distance"], times))
+
+    def scores(service: str) -> list[float | None]:
+        asked = Scoring("flights", service.partition("@")[0] + service[-1], service, time_column="day")
+        score(asked, MODEL, storage=filled, features=Features(), now=Instant(5))  # type: ignore[arg-type]
+        return filled.read(asked.out)["score"].to_pylist()  # type: ignore[no-any-return]
+
+    assert scores("far@1") == [200.0, 400.0, None]
+    assert scores("far") == [200_000.0, 400_000.0, None]
 
 
 def test_a_step_that_is_tried_again_writes_once(filled: Storage) -> None:
@@ -96,6 +115,7 @@ def test_nothing_to_score_leaves_an_empty_table_of_the_right_kind(filled: Storag
     assert rows.schema.field("score").type == pa.float64()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("asked", "words"),
     [

@@ -51,8 +51,9 @@ def score(
 ) -> Scored:
     """Score a table batch by batch.
 
-    The answers are collected in a temporary file, so that memory stays bounded, and written to `out` in one
-    commit: half a day's scores are never seen. Repeated by the same step, the commit is recognised.
+    The answers are collected in a temporary file and written to `out` in one commit, so memory holds one
+    batch of inputs, and all answers only then: half a day's scores are never seen. Repeated by the same
+    step, the commit is recognised.
     """
     info = storage.describe(asked.table, version=asked.version)
     columns = [column.name for column in info.columns]
@@ -141,8 +142,7 @@ def _wanted(asked: Scoring, columns: list[str], inputs: pa.Schema) -> tuple[str,
 
 
 def _lookup(asked: Scoring, features: Features) -> Callable[[pa.Table], pa.Table]:
-    name, _, _ = asked.features.partition("@")
-    return lambda rows: features.training_set(name, rows, at=asked.time_column, cache=False)
+    return lambda rows: features.training_set(asked.features, rows, at=asked.time_column, cache=False)
 
 
 def _batches(reader: pa.RecordBatchReader) -> Iterator[pa.Table]:
