@@ -17,7 +17,7 @@ up: .stamps/run  ## the server: API, loop and gateway
 	.venv/bin/fourfold up
 
 test: .stamps/dev check  ## everything a reviewer would run
-	$(PY) -m pytest -n 2 --dist worksteal -m "slow or service"
+	HYPOTHESIS_PROFILE=thorough $(PY) -m pytest -n 2 --dist worksteal -m "slow or service or property"
 
 check: .stamps/dev  ## format, lint, types, contracts, core tests, examples in the docs: under a minute
 	$(PY) tools/check.py

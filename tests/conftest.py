@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 import fourfold
 
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
     from fourfold.catalog.database import Catalog
     from fourfold.foundation.storage.service import Storage
     from fourfold.testing.clock import MovableClock
+
+settings.register_profile("quick", max_examples=20, deadline=None)
+settings.register_profile("thorough", max_examples=200, deadline=None)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
 POSTGRES = os.environ.get("FOURFOLD_TEST_POSTGRES", "postgresql+psycopg://postgres@127.0.0.1:5432/test")
 

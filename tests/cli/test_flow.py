@@ -28,6 +28,7 @@ def test_show_tells_state_use_and_cost_of_each_step_and_what_it_waited_for(
     assert all(a["usage"]["cpu_s"] is not None for a in graph["attempts"])
 
 
+@pytest.mark.slow
 def test_a_failed_run_says_why_and_where_to_look(fourfold: Fourfold, project: Path) -> None:
     (run,) = fourfold("flow", "ls", "--state", "failed", "-o", "json").json
     shown = fourfold("flow", "show", run["id"]).out

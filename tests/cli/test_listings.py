@@ -31,6 +31,7 @@ EMPTY = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("line", FILLED)
 def test_a_listing_is_the_same_in_three_forms(fourfold: Fourfold, project: Path, line: str) -> None:
     table, whole, lines = (fourfold(*line.split(), "-o", form) for form in ("table", "json", "jsonl"))
@@ -60,6 +61,7 @@ def test_a_table_shows_its_columns_and_missing_values(fourfold: Fourfold, projec
     assert "null" in fourfold("table", "head", "raw.flights").out
 
 
+@pytest.mark.slow
 def test_a_query_sees_the_tables_and_nothing_else(fourfold: Fourfold, project: Path) -> None:
     twice = 'with f as (select * from "raw.flights") select count(*) as n from f a join f b on a.n = b.n'
     assert fourfold("table", "query", twice, "-o", "json").json == [{"n": 12}]

@@ -24,6 +24,8 @@ from fourfold.core.ports.engine import Exit, ExitKind, Offer, Resources, Usage
 from fourfold.core.quantities import Range
 from fourfold.core.times import Instant
 
+pytestmark = pytest.mark.property
+
 UNIT = Unit("local", cores=4, memory_bytes=16 << 30)
 SECONDS = st.floats(0, 1e6, allow_nan=False)
 SHARES = st.floats(0, 1)

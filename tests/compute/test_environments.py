@@ -246,6 +246,7 @@ def small() -> tuple[Package, ...]:
     return lock_for(["click"])[0].packages
 
 
+@pytest.mark.slow
 def test_an_environment_is_built_once_whoever_asks(tmp_path: Path) -> None:
     environment = identify(python=this_python(), platform=this_platform(), packages=small())
     rooms = [Environments(tmp_path / ".fourfold") for _ in range(3)]
@@ -265,6 +266,7 @@ def test_an_environment_is_built_once_whoever_asks(tmp_path: Path) -> None:
     assert left == [environment.identity]
 
 
+@pytest.mark.slow
 def test_a_lock_that_cannot_be_built_names_the_package_and_leaves_nothing(tmp_path: Path) -> None:
     here = Environments(tmp_path / ".fourfold")
     version = installed()["click"].package.version
@@ -336,6 +338,7 @@ module.Environments(Path(sys.argv[1])).build(environment)
 """
 
 
+@pytest.mark.slow
 def test_a_builder_killed_just_before_the_end_leaves_nothing_that_is_used(tmp_path: Path) -> None:
     home = tmp_path / ".fourfold"
     lock = write_lock(small())

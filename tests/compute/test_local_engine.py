@@ -147,6 +147,7 @@ def control_process(folder: Path) -> tuple[subprocess.Popen[str], int, int]:
     return process, int(leader), int(supervisor)
 
 
+@pytest.mark.slow
 def test_jobs_die_with_their_control_process_and_their_keys_stay_used(tmp_path: Path) -> None:
     process, leader, supervisor = control_process(tmp_path)
     other = LocalEngine(tmp_path, unit=UNIT)
@@ -340,6 +341,7 @@ def test_a_job_gets_a_small_clean_environment(engine: LocalEngine, monkeypatch: 
     assert "SECRET_TOKEN" not in seen
 
 
+@pytest.mark.slow
 def test_use_is_measured_over_the_whole_tree(engine: LocalEngine) -> None:
     script = """
 import os, time

@@ -42,6 +42,7 @@ def test_each_attempt_has_its_own_peak_of_memory() -> None:
     assert large.memory_peak_bytes - small.memory_peak_bytes > 64 << 20
 
 
+@pytest.mark.slow
 def test_time_of_processors_and_children_and_bytes_are_differences(tmp_path: Path) -> None:
     meter = Meter()
     (tmp_path / "before").write_bytes(b"x" * 100_000)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -20,6 +21,8 @@ from fourfold.core.decide.place import (
 from fourfold.core.jobs import Resources, UnitCapacity
 from fourfold.core.quantities import Range
 from fourfold.core.times import SECOND_US, Instant
+
+pytestmark = pytest.mark.property
 
 SMALL = UnitCapacity("small", 2, 8 << 30)
 GPU = UnitCapacity("gpu", 8, 64 << 30, 2)

@@ -11,9 +11,12 @@ from examples.flights.report.graph import direct, layers
 from hypothesis import given
 from hypothesis import strategies as st
 
+pytestmark = pytest.mark.property
+
 cases = st.lists(st.tuples(st.sampled_from([0.0, 0.1, 0.4, 0.5, 0.9, 1.0]), st.booleans()), min_size=1)
 
 
+@pytest.mark.slow
 @given(cases)
 def test_auc_is_the_share_of_pairs_in_the_right_order(pairs: list[tuple[float, bool]]) -> None:
     said, late = np.array([p for p, _ in pairs]), np.array([y for _, y in pairs])
@@ -26,6 +29,7 @@ def test_auc_is_the_share_of_pairs_in_the_right_order(pairs: list[tuple[float, b
     assert np.isnan(found) if not wins else found == pytest.approx(np.mean(wins))
 
 
+@pytest.mark.slow
 @given(cases, st.integers(1, 15))
 def test_calibration_loses_no_row(pairs: list[tuple[float, bool]], bins: int) -> None:
     said, late = np.array([p for p, _ in pairs]), np.array([float(y) for _, y in pairs])
@@ -58,6 +62,7 @@ def graphs(draw: st.DrawFn) -> list[list[int]]:
     return [sorted(draw(st.sets(st.integers(0, n - 1)))) if n else [] for n in range(draw(st.integers(1, 8)))]
 
 
+@pytest.mark.slow
 @given(graphs())
 def test_arrows_that_are_left_out_are_still_paths(edges: list[list[int]]) -> None:
     after = {str(n): [str(one) for one in before] for n, before in enumerate(edges)}

@@ -55,6 +55,7 @@ def flights(project: Project) -> Project:
     return project
 
 
+@pytest.mark.slow
 def test_an_unknown_column_names_the_nearest(flights: Project) -> None:
     told = flights.refused("table", "head", "flights", "--columns", "dealy")
     assert "did you mean 'delay'?" in told
@@ -84,6 +85,7 @@ def test_a_step_that_asks_for_more_than_any_unit_has_is_refused_at_the_door(flig
     assert flights.json("flow", "ls") == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("line", "says"),
     [
@@ -108,6 +110,7 @@ def test_a_time_zone_that_does_not_exist_names_the_nearest(project: Project) -> 
     assert "Europe/Berlin" in project.refused("cron", "next", "@daily", "--tz", "Europe/Berln")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", ["../outside.ipynb", "/etc/passwd", "a/../../outside.ipynb"])
 def test_a_notebook_outside_the_project_is_refused(project: Project, path: str) -> None:
     (project.folder.parent / "outside.ipynb").write_text("{}")

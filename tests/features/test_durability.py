@@ -67,6 +67,7 @@ def test_an_acknowledged_push_survives_the_pusher_being_killed(store: Store) -> 
     assert len(sequences) <= len(in_table) <= len(sequences) + 1
 
 
+@pytest.mark.slow
 def test_pushers_at_once_give_every_event_a_number_of_its_own(
     store: Store, sqlite_catalog: Catalog, clock: MovableClock
 ) -> None:
@@ -93,6 +94,7 @@ def test_pushers_at_once_give_every_event_a_number_of_its_own(
     other.online.close()
 
 
+@pytest.mark.slow
 def test_a_flush_that_was_cut_off_appends_nothing_twice(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -134,6 +136,7 @@ def test_a_view_defined_later_is_refused_until_it_has_read_what_came_before(stor
     assert (dict(zip(plan.names, vector.values, strict=True))["chairs"], watermark) == (4, 4)
 
 
+@pytest.mark.slow
 def test_a_view_that_was_changed_back_is_built_anew(store: Store) -> None:
     store.features.push("departures", event(1))
 
@@ -154,6 +157,7 @@ def test_a_view_that_was_changed_back_is_built_anew(store: Store) -> None:
     assert store.features.online("delays", [{"origin": "JFK"}]).rows[0].values[2] == 2
 
 
+@pytest.mark.slow
 def test_definitions_and_sets_are_kept_by_either_database(
     catalog: Catalog, tmp_path: Path, clock: MovableClock
 ) -> None:
@@ -192,6 +196,7 @@ class Recorder:
         raise AssertionError("moving pushed events to their table is not the step's own write")
 
 
+@pytest.mark.slow
 def test_a_training_set_reports_what_it_read_also_when_it_was_kept(store: Store) -> None:
     store.features.push("departures", event(1))
     labels = pa.table({"origin": ["JFK"], "hour": [1], "t": pa.array([store.clock.now()], pa.int64())})

@@ -7,12 +7,14 @@ from collections.abc import Mapping
 
 import duckdb
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fourfold.core.errors import Refused
 from fourfold.core.features import Kind
 from fourfold.mlplatform.features.expressions import check, check_filter, compile_row, parse, to_sql
+
+pytestmark = pytest.mark.property
 
 KINDS = {"a": Kind.float, "b": Kind.float, "n": Kind.int, "t": Kind.string, "f": Kind.bool}
 
@@ -72,7 +74,6 @@ def same(x: object, y: object) -> bool:
     return x == y and type(x) is type(y)
 
 
-@settings(max_examples=50, deadline=None)
 @given(
     sql=st.one_of(number_text, truth_text),
     a=numbers,

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fourfold.core.errors import Refused
@@ -17,6 +17,8 @@ from fourfold.mlplatform.features.columns import KeyCodes, normal_table
 from fourfold.mlplatform.features.offline import Asked, Known, Lens, unique_events
 
 from . import reference
+
+pytestmark = pytest.mark.property
 
 SOURCE = Source("s", "s", "time", ("id",), "known")
 KINDS = {
@@ -90,7 +92,6 @@ def evaluate(
     return {name: array.to_pylist() for name, array in answer.features.items()}
 
 
-@settings(max_examples=40, deadline=None)
 @given(events=events_, queries=queries_, is_naive=st.booleans())
 def test_every_row_equals_the_reference_also_with_ties_late_events_and_missing_keys(
     events: list[dict[str, Any]], queries: list[dict[str, Any]], is_naive: bool

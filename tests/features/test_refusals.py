@@ -31,6 +31,7 @@ def view(entity: Any = airport, source: Any = departures, **features: Any) -> An
     return fs.view(entity=entity, source=source, name="Other")(type("Other", (), features))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -115,6 +116,7 @@ def test_names_that_are_not_known_come_with_the_nearest(store: Store) -> None:
         store.features.freshness(sources=["departure"])
 
 
+@pytest.mark.slow
 def test_a_read_without_its_key_or_with_one_of_the_wrong_type_is_refused(store: Store) -> None:
     with pytest.raises(Refused, match="needs the key 'origin'"):
         store.features.online("delays", [{"orgin": "JFK"}])
@@ -136,11 +138,13 @@ def test_labels_without_what_the_service_needs_are_refused(store: Store) -> None
     assert store.features.training_sets() == ()
 
 
+@pytest.mark.slow
 def test_a_log_without_watermarks_cannot_be_audited(store: Store) -> None:
     with pytest.raises(Refused, match="no column 'watermark'"):
         store.features.audit("delays", pa.table({"at": [1], "origin": ["JFK"]}))
 
 
+@pytest.mark.slow
 def test_a_push_into_a_full_store_says_so_and_changes_nothing(empty: Store, tmp_path: Path) -> None:
     small = LmdbOnline(tmp_path / "small", map_bytes=256 * 1024)
     features = FeatureStore(

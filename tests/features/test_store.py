@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pyarrow as pa
+import pytest
 
 from fourfold.core.times import Instant
 from fourfold.mlplatform.features.training import training_set_info
@@ -35,6 +36,7 @@ def test_pushed_events_are_read_at_once(store: Store) -> None:
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_pushed_events_reach_the_table_once_and_training_sees_them_when_they_were_known(store: Store) -> None:
     store.features.push("departures", EVENTS)
     labels = pa.table({"origin": ["JFK", "JFK", "XXX", None], "hour": [1, 2, 3, 4]}).append_column(
@@ -65,6 +67,7 @@ def test_what_a_table_holds_is_materialised_and_equals_what_was_pushed(store: St
     assert store.features.push("departures", EVENTS).duplicates == 4
 
 
+@pytest.mark.slow
 def test_a_rebuilt_store_stands_as_it_did_and_a_replay_of_the_rest_is_equal_again(store: Store) -> None:
     store.features.push("departures", EVENTS)
     whole = values(store, "JFK", 95)
@@ -94,6 +97,7 @@ def test_served_values_are_equal_to_the_recomputed_ones(store: Store) -> None:
     assert report.freshness[0].events_waiting == 0
 
 
+@pytest.mark.slow
 def test_a_value_is_explained_by_its_events(store: Store) -> None:
     store.features.push("departures", EVENTS)
     none = store.features.explain("Delays.delay", {"origin": "JFK"}, at=at(101))

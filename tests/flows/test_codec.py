@@ -14,13 +14,15 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fourfold.core import frames
 from fourfold.core.errors import Corrupted
 from fourfold.core.flows import Unstorable
 from fourfold.resources.flows import codec
+
+pytestmark = pytest.mark.property
 
 
 class Colour(enum.Enum):
@@ -71,7 +73,6 @@ trees = st.recursive(
 )
 
 
-@settings(max_examples=50, deadline=None)
 @given(trees)
 def test_plain_values_come_back_as_they_were(value: Any) -> None:
     data = codec.encode(value)

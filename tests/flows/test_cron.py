@@ -17,6 +17,8 @@ from fourfold.core.decide import cron
 from fourfold.core.errors import Refused
 from fourfold.core.times import Instant, instant, iso, moment, parse_instant
 
+pytestmark = pytest.mark.property
+
 MINUTE = timedelta(minutes=1)
 
 # The reference
@@ -162,7 +164,6 @@ CHANGES = [
 ]
 
 
-@settings(max_examples=30, deadline=None)
 @given(line=lines, change=st.sampled_from(CHANGES))
 def test_lines_fire_as_a_watcher_of_the_wall_clock_says_where_clocks_change(
     line: str, change: tuple[str, datetime]
@@ -172,7 +173,6 @@ def test_lines_fire_as_a_watcher_of_the_wall_clock_says_where_clocks_change(
     assert _parsed(line) == [] or fired(line, tz, begin, end) == list(reference(line, tz, begin, end))
 
 
-@settings(max_examples=25, deadline=None)
 @given(line=lines, month=st.integers(0, 47))
 def test_lines_fire_as_the_calendar_says(line: str, month: int) -> None:
     """A month of days at noon: the day fields, wherever the month begins and ends."""
@@ -257,7 +257,6 @@ def test_names_of_months_and_days_are_read() -> None:
     assert cron.parse("0 0 * * fri-sun").weekdays == {5, 6, 0}
 
 
-@settings(max_examples=25, deadline=None)
 @given(line=lines, start=st.integers(0, 4 * 10**15))
 def test_the_next_firing_is_later_and_at_a_whole_minute(line: str, start: int) -> None:
     for parsed in _parsed(line):

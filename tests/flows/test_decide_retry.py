@@ -11,6 +11,8 @@ from fourfold.core.flows import Backoff, CallKey, CallKind, CallState, Failure, 
 from fourfold.core.jobs import ExitKind
 from fourfold.core.times import Instant, seconds_between
 
+pytestmark = pytest.mark.property
+
 NOW = Instant(1_000_000_000)
 OWN_FAULTS = (ExitKind.failed, ExitKind.out_of_memory, ExitKind.over_time)
 

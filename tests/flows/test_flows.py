@@ -353,6 +353,7 @@ def test_a_call_whose_table_has_moved_is_run_again(project: Project, shop: Modul
     assert project.count("moved") == 2
 
 
+@pytest.mark.slow
 def test_a_call_whose_code_has_changed_is_run_again(project: Project) -> None:
     source = """
 from kitchen_part import factor
@@ -383,6 +384,7 @@ def test_what_no_unit_can_give_is_refused_at_the_door(project: Project, shop: Mo
     assert project.flows.list() == before
 
 
+@pytest.mark.slow
 def test_large_values_travel_by_digest(project: Project, shop: ModuleType) -> None:
     size = 300_000
     assert shop.large.run(n=size) == [size, size]
@@ -472,6 +474,7 @@ def test_outside_a_flow_a_step_is_its_function(shop: ModuleType) -> None:
     assert shop.sums.test(n=3) == 106
 
 
+@pytest.mark.slow
 def test_a_schedule_fires_each_tick_once_while_up_runs(tmp_path: Path) -> None:
     clock = MovableClock(parse_instant("2013-01-01T08:00:00Z"))
     with opened(tmp_path, clock) as project:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fourfold.core.decide import cron, schedule
@@ -14,6 +14,8 @@ from fourfold.core.flows import Code, DeployedFlow, FlowRun, RunId
 from fourfold.core.times import Instant, after, parse_instant
 from fourfold.resources.flows import messages
 from fourfold.resources.flows.scheduler import Scheduler
+
+pytestmark = pytest.mark.property
 
 START = parse_instant("2026-03-28T12:00:00Z")
 """A day before clocks change in Berlin."""
@@ -66,7 +68,6 @@ moments = st.lists(st.floats(0, 40 * 3600.0), min_size=1, max_size=12).map(
 )
 
 
-@settings(max_examples=60, deadline=None)
 @given(line=lines, looks=moments, restarts=st.sets(st.integers(0, 11)))
 def test_with_all_every_tick_fires_once_in_order_across_restarts(
     line: str, looks: list[Instant], restarts: set[int]
@@ -91,7 +92,6 @@ def test_with_all_every_tick_fires_once_in_order_across_restarts(
         assert made_up == wanted
 
 
-@settings(max_examples=60, deadline=None)
 @given(
     line=lines, looks=moments, catchup=st.sampled_from(["latest", "none", "all"]), back_s=st.floats(0, 9e4)
 )
@@ -105,7 +105,6 @@ def test_a_clock_that_is_set_back_fires_nothing_twice(
     assert len(life.fired) == len(set(life.fired))
 
 
-@settings(max_examples=60, deadline=None)
 @given(line=lines, offset_s=st.floats(0, 40 * 3600.0))
 def test_with_latest_only_the_last_missed_tick_is_made_up(line: str, offset_s: float) -> None:
     flow = deployed(line, catchup="latest")

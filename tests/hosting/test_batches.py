@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fourfold.core.decide.batch import Estimate, Request, admit, next_batch
+
+pytestmark = pytest.mark.property
 
 requests = st.lists(
     st.builds(Request, rows=st.integers(1, 40), deadline_s=st.floats(0, 20, allow_nan=False)), max_size=40

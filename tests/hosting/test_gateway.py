@@ -218,6 +218,7 @@ def test_no_request_fails_while_versions_take_over_from_each_other(stand: Stand)
     asyncio.run(run())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flaw", ["load_error", "warm_error"])
 def test_a_version_that_is_not_fit_does_not_take_over(stand: Stand, flaw: str) -> None:
     async def run() -> None:
@@ -277,6 +278,7 @@ def test_rows_that_end_workers_fail_only_their_own_request(stand: Stand) -> None
     asyncio.run(run())
 
 
+@pytest.mark.slow
 def test_a_request_to_a_dead_version_ends_with_503_not_never(stand: Stand) -> None:
     async def run() -> None:
         fake = model()
@@ -317,6 +319,7 @@ def test_a_shadow_sees_each_request_and_is_never_heard(stand: Stand) -> None:
     asyncio.run(run())
 
 
+@pytest.mark.slow
 def test_feedback_is_kept_by_prediction(stand: Stand) -> None:
     async def run() -> None:
         async with stand.gateway({"m/1": model()}) as gateway:
@@ -338,6 +341,7 @@ def test_feedback_is_kept_by_prediction(stand: Stand) -> None:
     asyncio.run(run())
 
 
+@pytest.mark.slow
 def test_a_next_gateway_serves_what_the_last_one_served(stand: Stand) -> None:
     async def run() -> None:
         models = {"m/1": model(), "m/2": model(triples)}

@@ -18,6 +18,7 @@ async def _deployed(gateway: Running) -> None:
     await gateway.deploy("m/1")
 
 
+@pytest.mark.slow
 def test_the_protocol_answers_in_its_own_shapes(stand: Stand) -> None:
     async def run() -> None:
         async with stand.gateway({"m/1": model()}) as gateway:
@@ -49,6 +50,7 @@ def test_the_protocol_answers_in_its_own_shapes(stand: Stand) -> None:
     asyncio.run(run())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "words"),
     [

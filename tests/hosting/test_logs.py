@@ -87,6 +87,7 @@ def test_a_version_with_other_columns_widens_the_log_and_one_with_other_types_is
         endpoint.know({"prediction_id": pa.string()}, OUTPUTS)
 
 
+@pytest.mark.slow
 def test_a_shadow_is_compared_in_pairs_and_by_what_came_of_them(stand: Stand) -> None:
     async def run() -> None:
         async with stand.gateway({"m/1": model(), "m/2": model(triples)}) as gateway:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fourfold.core.decide.shadow import auc, differences, metrics
+
+pytestmark = pytest.mark.property
 
 scores = st.floats(0, 1).map(lambda x: round(x, 2))
 

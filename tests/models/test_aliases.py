@@ -93,6 +93,7 @@ def test_history_tells_who_moved_what_when_why_and_from_where(filled: Store) -> 
     assert all(gate.passed for gate in filled.models.history("delays")[1].gates)
 
 
+@pytest.mark.slow
 def test_what_was_in_production_then_is_known(filled: Store) -> None:
     start = filled.clock.now()
     for number in (1, 2):
@@ -107,6 +108,7 @@ def test_what_was_in_production_then_is_known(filled: Store) -> None:
             filled.models.held_at("delays", "champion", at=Instant(start + at))
 
 
+@pytest.mark.slow
 def test_promoting_what_is_there_or_with_the_same_key_changes_nothing(filled: Store) -> None:
     first = filled.models.promote("delays", "champion", number=1, why="first", key="run/promote/1")
     filled.models.promote("delays", "champion", number=2, why="second")
@@ -117,6 +119,7 @@ def test_promoting_what_is_there_or_with_the_same_key_changes_nothing(filled: St
     assert len(filled.models.history("delays")) == 2
 
 
+@pytest.mark.slow
 def test_rollbacks_go_back_one_promotion_each_and_then_refuse(filled: Store) -> None:
     for number in (1, 2, 3):
         filled.models.promote("delays", "champion", number=number, why="x")
@@ -127,6 +130,7 @@ def test_rollbacks_go_back_one_promotion_each_and_then_refuse(filled: Store) -> 
     assert filled.models.resolve("delays@champion").number == 1
 
 
+@pytest.mark.slow
 def test_moves_are_in_the_audit(filled: Store, catalog: Catalog) -> None:
     filled.models.promote("delays", "champion", number=1, why="first")
     filled.models.remove_alias("delays", "champion", why="closed")
@@ -137,6 +141,7 @@ def test_moves_are_in_the_audit(filled: Store, catalog: Catalog) -> None:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("came_between", ["promoted", "removed and set again"])
 def test_a_move_that_came_between_is_a_conflict(
     catalog: Catalog, make_store: Callable[[Catalog], Store], came_between: str
@@ -160,12 +165,14 @@ def test_a_move_that_came_between_is_a_conflict(
     assert store.models.history("delays")[0].why == "quicker"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("alias", ["", "3", "a/b", "a@b", "x" * 101])
 def test_a_word_that_cannot_be_an_alias_is_refused(store: Store, alias: str) -> None:
     with pytest.raises(Refused, match="alias"):
         store.models.promote("delays", alias, number=1, why="x")
 
 
+@pytest.mark.slow
 def test_a_promotion_says_why(small: Store) -> None:
     with pytest.raises(Refused, match="says why"):
         small.models.promote("delays", "champion", number=1, why="  ")
@@ -175,6 +182,7 @@ def test_a_promotion_says_why(small: Store) -> None:
 # Gates
 
 
+@pytest.mark.slow
 def test_a_protected_alias_refuses_what_is_incomplete_and_says_so(filled: Store) -> None:
     whole = filled.models.manifest("delays", 1)
     part = Manifest(tuple(file for file in whole.files if file.artifact is not Artifact.card))
@@ -187,6 +195,7 @@ def test_a_protected_alias_refuses_what_is_incomplete_and_says_so(filled: Store)
     filled.models.promote("delays", "candidate", number=version.number, why="to look at")  # not protected
 
 
+@pytest.mark.slow
 def test_a_protected_alias_asks_its_metrics(filled: Store) -> None:
     handle = ModelHandle(filled.models, "delays@champion")
     handle.protect("champion", MetricRule("auc", limit=0.72, tolerance=0.01))
@@ -201,6 +210,7 @@ def test_a_protected_alias_asks_its_metrics(filled: Store) -> None:
         handle.promote(3, "champion", why="x")
 
 
+@pytest.mark.slow
 def test_a_version_that_no_longer_replays_is_not_promoted(
     sqlite_catalog: Catalog, make_store: Callable[[Catalog], Store]
 ) -> None:
@@ -237,6 +247,7 @@ def version(number: int, auc: float | None) -> ModelVersion:
     return ModelVersion("m", number, f"digest {number}", "run", created_at=Instant(0), metrics=metrics)
 
 
+@pytest.mark.slow
 @given(
     figures,
     figures,
@@ -260,6 +271,7 @@ def test_a_metric_gate_lets_through_only_what_meets_it(
     assert result.reason
 
 
+@pytest.mark.slow
 @given(st.lists(st.integers(0, 3)))
 def test_rollbacks_are_the_undo_of_promotions(moves: list[int]) -> None:
     """0 rolls back where that is possible; any other number is promoted."""
@@ -281,6 +293,7 @@ def test_rollbacks_are_the_undo_of_promotions(moves: list[int]) -> None:
             held.pop()
 
 
+@pytest.mark.slow
 def test_a_handle_asks_what_the_reference_means_now(small: Store) -> None:
     handle = ModelHandle(small.models, "delays@champion")
     present = [handle.exists]

@@ -154,6 +154,7 @@ def test_a_pickle_is_kept_when_named_and_loads_only_for_those_who_allow_it(
     assert willing.load("delays").replay.matched
 
 
+@pytest.mark.slow
 def test_a_format_that_the_reader_does_not_name_is_denied(store: Store) -> None:
     folder = store.models.materialize(store.save(), store.folder / "out")
     only_skops = LoadPolicy(formats={"skops": LoadPolicy().formats["skops"]})
@@ -161,6 +162,7 @@ def test_a_format_that_the_reader_does_not_name_is_denied(store: Store) -> None:
         load_folder(folder, policy=only_skops)
 
 
+@pytest.mark.slow
 def test_an_incomplete_version_loads_only_for_those_who_allow_it(
     store: Store, sqlite_catalog: Catalog
 ) -> None:
@@ -177,6 +179,7 @@ def test_an_incomplete_version_loads_only_for_those_who_allow_it(
 # Bytes that are not what was stored
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", ["parameters/state.json", "source/tests/models/late_flights.py", "lock.txt"])
 def test_a_blob_with_wrong_bytes_is_not_used(store: Store, path: str) -> None:
     store.save()
@@ -217,6 +220,7 @@ def remove(folder: Path) -> None:
     (folder / "card.md").unlink()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("harm", "says"),
     [
@@ -239,6 +243,7 @@ def test_a_folder_that_was_tampered_with_is_not_used(
     assert not replay_here(folder).matched
 
 
+@pytest.mark.slow
 def test_a_folder_is_checked_against_the_digest_that_was_asked_for(store: Store) -> None:
     first, second = store.save(), store.save(card="Another card.")
     folder = store.models.materialize(first, store.folder / "out")
@@ -256,6 +261,7 @@ def test_a_file_that_is_gone_is_said_by_name(store: Store) -> None:
         load_folder(folder)
 
 
+@pytest.mark.slow
 def test_materializing_is_all_or_nothing(store: Store) -> None:
     version = store.save()
     manifest: Any = store.models.manifest("delays", 1)

@@ -29,6 +29,7 @@ def ask(model: Any) -> object:
     return model.predict_proba(ROWS).tolist()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "model",
     [

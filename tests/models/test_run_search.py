@@ -35,6 +35,7 @@ def names(store: Store, where: str = "", *order_by: str, **page: int) -> str:
     return "".join(run.name for run in store.models.search_runs(where, order_by=order_by, **page))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("where", "found"),
     [

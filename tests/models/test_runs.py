@@ -83,6 +83,7 @@ def test_a_parameter_keeps_its_first_value(any_store: Store) -> None:
     assert any_store.models.get_run(run.id).params == {"depth": 5, "width": 2}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "path",
     ["../x", "a/../../x", "/etc/passwd", "a/%2e%2e/x", "%2E%2E/x", "a//b", "", "C:\\x", "c:/x", "a\\..\\b",

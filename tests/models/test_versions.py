@@ -150,6 +150,7 @@ def described(store: Store, path: str, artifact: Any, data: bytes) -> ManifestFi
     return ManifestFile(path, artifact, len(data), store.blobs.put(data), hashlib.sha256(data).hexdigest())
 
 
+@pytest.mark.slow
 def test_numbers_count_up_and_a_repeated_call_answers_as_the_first(any_store: Store) -> None:
     first = any_store.save()
     second, models = any_store.save(), any_store.models
@@ -164,6 +165,7 @@ def test_numbers_count_up_and_a_repeated_call_answers_as_the_first(any_store: St
     assert models.list_models()[0].latest == 3
 
 
+@pytest.mark.slow
 def test_creators_at_once_get_numbers_of_their_own(any_store: Store) -> None:
     first = any_store.save()
     manifests = [made(any_store, first.run, note=str(index)) for index in range(6)]
@@ -181,6 +183,7 @@ def test_creators_at_once_get_numbers_of_their_own(any_store: Store) -> None:
     assert len({version.digest for version in found}) == 6
 
 
+@pytest.mark.slow
 def test_a_manifest_that_does_not_hold_is_refused(store: Store) -> None:
     run = store.save().run
     wrong: list[tuple[Callable[[list[ManifestFile]], list[ManifestFile]], str]] = [
@@ -232,6 +235,7 @@ def test_later_tags_stand_beside_the_manifest(any_store: Store) -> None:
     assert any_store.models.version_file("delays", 1, path="tags.json") == b'{"team":"gates"}'
 
 
+@pytest.mark.slow
 def test_references_mean_what_they_say(any_store: Store) -> None:
     any_store.save()
     any_store.save()
@@ -260,6 +264,7 @@ def test_an_incomplete_version_is_kept_only_when_asked_and_says_what_it_lacks(an
     assert any_store.models.resolve("delays/2").missing == version.missing
 
 
+@pytest.mark.slow
 def test_a_model_is_saved_from_a_data_frame_and_from_rows(store: Store) -> None:
     rows = project.flights(5)
     for example in (rows.to_pandas(), rows.to_pylist(), rows.to_batches()[0]):

@@ -60,6 +60,7 @@ def garden(request: pytest.FixtureRequest, listening: Listening) -> Iterator[Gar
         yield remote.service("garden", Garden)
 
 
+@pytest.mark.slow
 def test_every_call_gives_the_same_embedded_and_remote(garden: Garden) -> None:
     here = RealGarden()
     for name, call in CALLS.items():

@@ -120,6 +120,7 @@ def test_a_checkpoint_torn_by_a_power_cut_is_put_aside(tmp_path: Path) -> None:
     assert again.append("t", rows(9)).version == 3
 
 
+@pytest.mark.slow
 def test_a_table_of_many_versions_is_opened_by_its_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

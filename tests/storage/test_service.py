@@ -258,6 +258,7 @@ def test_what_is_no_digest_or_no_file_is_refused(storage: Storage, tmp_path: Pat
 # Faults
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_the_table_as_it_was_and_the_next_write_works(
     small_disk: Path, sqlite_catalog: Catalog, clock: MovableClock
 ) -> None:

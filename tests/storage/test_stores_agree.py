@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from hypothesis import example, given, settings
+import pytest
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fourfold.adapters.delta import DeltaTables
@@ -16,6 +17,8 @@ from fourfold.core.errors import Refused
 from fourfold.core.ports.tables import TableStore
 from fourfold.core.storage import Condition
 from fourfold.testing.tables import MemoryTables
+
+pytestmark = pytest.mark.property
 
 SCHEMA = pa.schema([
     ("n", pa.int64()),
@@ -60,7 +63,6 @@ def answer(store: TableStore, version: int, where: tuple[Condition, ...]) -> lis
     return sorted(map(repr, store.scan("t", version=version, where=where).read_all().to_pylist()))
 
 
-@settings(max_examples=25, deadline=None)
 @example([[{"n": None, "x": -0.0, "word": None, "at": None, "day": None}]], (), [(("x", "<", float("nan")),)])
 @given(written, st.sampled_from([(), ("day",)]), st.lists(conditions(), min_size=1, max_size=4))
 def test_delta_and_memory_give_the_same_rows(
@@ -80,7 +82,6 @@ def test_delta_and_memory_give_the_same_rows(
                 assert delta == memory, where
 
 
-@settings(max_examples=15, deadline=None)
 @given(written, st.sampled_from(["2013-01-01", "2013-01-02", "1969-12-31"]))
 def test_delta_and_memory_overwrite_the_same_partition(batches: list[list[dict[str, Any]]], day: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
