@@ -37,6 +37,14 @@ def test_a_grant_takes_the_place_of_the_one_before(service: CatalogService) -> N
     assert found == [("ada", Role.admin, "local"), ("bob", Role.deployer, "ada")]
 
 
+def test_what_no_database_keeps_is_refused(service: CatalogService, catalog: Catalog) -> None:
+    with pytest.raises(Refused, match="larger than a database keeps"):
+        service.audit(before=2**63)
+    if not catalog.is_sqlite:  # which keeps it
+        with pytest.raises(Refused, match="character NUL"):
+            service.set_project("name", "a\0b")
+
+
 def test_the_last_admin_stays(service: CatalogService) -> None:
     service.grant("ada", Role.admin)
     for lose in (lambda: service.revoke("ada"), lambda: service.grant("ada", Role.viewer)):

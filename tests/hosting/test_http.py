@@ -87,6 +87,30 @@ def test_a_request_that_breaks_the_protocol_is_a_400_that_says_where(
     asyncio.run(run())
 
 
+def test_a_body_that_no_reader_understands_is_refused_not_a_defect(stand: Stand) -> None:
+    huge = b"1" + b"0" * 400
+    feedback = b'{"prediction": "prd_1", "values": {"x": %b}}' % huge
+    far = b'{"rows": [{"distance": 1.0, "carrier": "UA"}], "t": 2305843009213693952}'
+    bad: list[tuple[str, bytes, str]] = [
+        ("/endpoints/late/feedback", feedback, "feedback 'x' is 1000"),
+        ("/endpoints/late/feedback", b'{"prediction": "\xff"}', "feedback: "),
+        ("/endpoints/late/predict", b'{"rows": [{"carrier": "\xff"}]}', "not a request for predictions"),
+        ("/endpoints/late/predict", far, "outside the years 1 to 9999"),
+        ("/v2/models/late/infer", b'{"parameters":' + b'{"a":' * 100_000, "not an inference request"),
+        ("/v2/models/late/infer", b'{"id": "\xff"}', "not an inference request"),
+    ]
+
+    async def run() -> None:
+        async with stand.gateway({"m/1": model()}) as gateway:
+            await _deployed(gateway)
+            for path, body, words in bad:
+                answer = await gateway.ask("POST", path, raw=body)
+                assert answer.status in {400, 422}, (path, body[:60], answer.body)
+                assert words in answer.body["error"]
+
+    asyncio.run(run())
+
+
 def test_whoever_names_what_is_not_there_learns_what_is(stand: Stand) -> None:
     async def run() -> None:
         async with stand.gateway({"m/1": model()}) as gateway:

@@ -22,8 +22,20 @@ def translate(context: sa.engine.ExceptionContext) -> None:
     """Raise our error for a driver's, chained to it; leave those that are the calling code's own."""
     error = context.original_exception
     file = context.engine.url.database if context.engine is not None else None
-    if (ours := _sqlite(error, file) or _postgres(error)) is not None:
+    if (ours := _not_kept(error) or _sqlite(error, file) or _postgres(error)) is not None:
         raise ours from error
+
+
+def _not_kept(error: BaseException) -> FourfoldError | None:
+    """Values that no column takes: a user gave them, so they are refused rather than a defect."""
+    # SQLite's driver refuses what is beyond 64 bits; PostgreSQL finds it out of range.
+    if isinstance(error, OverflowError) or getattr(error, "sqlstate", "") == "22003":
+        return Refused("a whole number is larger than a database keeps", ways_on=["give one below 2**63"])
+    if type(error).__name__ == "DataError" and "NUL" in str(error):  # PostgreSQL alone; it has no state
+        return Refused(
+            "a text holds the character NUL, which PostgreSQL does not keep", ways_on=["leave it out"]
+        )
+    return None
 
 
 def _sqlite(error: BaseException, file: str | None) -> FourfoldError | None:

@@ -42,7 +42,13 @@ def moment(at: Instant) -> datetime:
     >>> moment(Instant(1356998400000000)).isoformat()
     '2013-01-01T00:00:00+00:00'
     """
-    return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=at)
+    try:
+        return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=at)
+    except OverflowError:
+        raise Refused(
+            f"instant {str(at)[:40]} lies outside the years 1 to 9999",
+            ways_on=["give microseconds since 1970, not nanoseconds"],
+        ) from None
 
 
 def iso(at: Instant) -> str:

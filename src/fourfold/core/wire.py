@@ -20,6 +20,9 @@ from fourfold.core.errors import Refused, did_you_mean
 
 T = TypeVar("T")
 
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What msgspec raises for bytes that are no JSON of ours: broken, not UTF-8, or nested without end."""
+
 Number = float | str
 """A float that may be NaN or infinite: written as text in JSON then. Read it with `number`."""
 
@@ -63,7 +66,7 @@ def decode(data: bytes | str, kind: type[T], *, what: str = "value") -> T:
     """
     try:
         return msgspec.json.decode(data, type=kind)
-    except msgspec.DecodeError as error:  # ValidationError is one of these
+    except UNREADABLE as error:  # ValidationError is one of these
         raise Refused(f"{what}: {error}") from error
 
 

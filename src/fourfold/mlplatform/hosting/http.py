@@ -24,8 +24,8 @@ import msgspec
 from fourfold.core.errors import FourfoldError, NotFound, Refused, Unauthenticated, Unavailable
 from fourfold.core.hosting import Health, Prediction, Scalar
 from fourfold.core.package import VERSION
-from fourfold.core.times import Instant, duration_s, parse_instant
-from fourfold.core.wire import decode
+from fourfold.core.times import Instant, duration_s, instant, moment, parse_instant
+from fourfold.core.wire import UNREADABLE, decode
 from fourfold.mlplatform.hosting import metrics, oip
 
 if TYPE_CHECKING:
@@ -160,7 +160,7 @@ class GatewayApp:
     async def _predict(self, endpoint: RunningEndpoint, body: bytes, headers: Mapping[bytes, bytes]) -> bytes:
         try:
             asked = _predict_body.decode(body)
-        except msgspec.DecodeError as error:
+        except UNREADABLE as error:
             raise Refused(
                 f"the body is not a request for predictions: {error}",
                 ways_on=['send {"rows": [{"column": value, ...}, ...]}'],
@@ -322,8 +322,8 @@ def _time(given: object) -> Instant | None:
         return None
     if isinstance(given, str):
         return parse_instant(given)
-    if isinstance(given, int) and not isinstance(given, bool) and abs(given) < 2**62:
-        return Instant(given)
+    if isinstance(given, int) and not isinstance(given, bool):
+        return instant(moment(Instant(given)))  # refuses what no calendar has: a log's reader could not
     raise Refused(
         f"t is {str(given)[:60]!r}", ways_on=["write ISO 8601 with a zone, or microseconds since 1970"]
     )

@@ -137,7 +137,7 @@ class EndpointLog:
             {
                 "prediction_id": prediction,
                 "name": name,
-                "number": float(value) if isinstance(value, bool | int | float) else None,
+                "number": _number(name, value),
                 "text": value if isinstance(value, str) else None,
                 "at": at,
                 "received_at": received_at,
@@ -202,6 +202,13 @@ class EndpointLog:
             return self.storage.read(predictions_table(self.endpoint), where=nothing).schema
         except NotFound:
             return None
+
+
+def _number(name: str, value: Scalar) -> float | None:
+    try:
+        return float(value) if isinstance(value, bool | int | float) else None
+    except OverflowError:
+        raise Refused(f"feedback '{name}' is {str(value)[:40]}..., more than any number is") from None
 
 
 def _table(served: Sequence[Served], schema: pa.Schema) -> pa.Table:

@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from fourfold.core.errors import Refused, did_you_mean
 from fourfold.core.hosting import Scalar
+from fourfold.core.wire import UNREADABLE
 
 INT_BOUNDS: Mapping[str, tuple[int, int]] = {
     **{f"INT{bits}": (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) for bits in (8, 16, 32, 64)},
@@ -67,7 +68,7 @@ def read(body: bytes, columns: Mapping[str, pa.DataType | None]) -> Asked:
     """A request's body as rows of these columns, or `Refused` naming the tensor."""
     try:
         request = msgspec.json.decode(body, type=Infer)
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         raise Refused(f"the body is not an inference request: {error}") from error
     names = [tensor.name for tensor in request.inputs]
     for name in names:

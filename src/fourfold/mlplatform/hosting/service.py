@@ -49,6 +49,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 WAIT_STEP_S = 0.05
+EVENTS_MAX = 10_000
 READY_S = 30.0
 """How long an endpoint may take to come back with a gateway."""
 
@@ -281,6 +282,8 @@ class HostingService:
         return self._tables.deployments(name)
 
     def events(self, name: str, limit: int = 100) -> tuple[HostingEvent, ...]:
+        if not 1 <= limit <= EVENTS_MAX:
+            raise Refused(f"limit must be from 1 to {EVENTS_MAX}, not {limit}")
         self._tables.endpoint(name)
         return self._tables.events(name, limit=limit)
 
