@@ -59,6 +59,23 @@ def test_what_could_not_be_written_is_kept_in_order(storage: Storage) -> None:
     assert storage.read("predictions.late").column("prediction_id").to_pylist() == ["prd_1", "prd_2"]
 
 
+def test_a_value_of_another_type_does_not_hold_up_the_rows_of_others(
+    storage: Storage, caplog: pytest.LogCaptureFixture
+) -> None:
+    endpoint = EndpointLog("late", storage)
+    endpoint.know(kinds(INPUTS), OUTPUTS)
+    for number, note in enumerate([None, 7, "seven", 10**30]):
+        endpoint.predicted(served(number, note=note))
+    assert endpoint.write() == 4
+    assert "keeps 2 values of 'note' as null: they are not int64" in caplog.text
+    endpoint.predicted(served(4, note="again"))
+    endpoint.predicted(served(5, note=8))
+    assert endpoint.write() == 2
+    rows = storage.read("predictions.late").sort_by("prediction_id")
+    assert rows["note"].to_pylist() == [None, 7, None, None, None, 8]
+    assert rows["distance"].to_pylist() == [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]
+
+
 def test_rows_beyond_the_bound_are_dropped_and_counted(
     storage: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:

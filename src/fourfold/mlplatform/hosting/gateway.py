@@ -431,6 +431,8 @@ class GatewayProcess:
                 logger.error(
                     "%d rows of the log of '%s' are lost: %s", endpoint.log.row_count, endpoint.name, error
                 )
+            except Exception:  # its workers are to be stopped, whatever became of its log
+                logger.exception("a defect in writing the log of endpoint '%s'", endpoint.name)
             for behind in endpoint.behind.values():
                 behind.lane.abandon(Unavailable("the gateway stops", ways_on=["try again in a moment"]))
                 if behind.channel is not None:

@@ -6,13 +6,15 @@ gateway that is killed loses what it has not written yet: at most `FLUSH_S` of i
 
 The columns of `predictions.<endpoint>` are the log's own (all named `prediction_...`), then each column of
 the request and each feature under its own name, then each output as `predicted_<name>`. New columns widen
-the table.
+the table. A column that the model does not take has the type of its first value; a later value of another
+type is kept as null, with a warning, because one such row must not hold up the rows of others.
 """
 
 from __future__ import annotations
 
+import logging
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +25,8 @@ from fourfold.core.hosting import Scalar, feedback_table, predictions_table
 from fourfold.core.services.storage import Storage
 from fourfold.core.times import Instant
 from fourfold.mlplatform.hosting.columns import array, reader
+
+logger = logging.getLogger("fourfold.hosting")
 
 FLUSH_S = 5.0
 FLUSH_ROWS = 5000
@@ -177,10 +181,10 @@ class EndpointLog:
             return written
 
     def _write_served(self, served: Sequence[Served]) -> int:
-        rows = _table(served, self.schema)
         name = predictions_table(self.endpoint)
         if self._present is None:
             self._present = self._read_schema()
+        rows = self._table(served)
         if self._present is None:
             self.storage.append(name, rows)
             self._present = rows.schema
@@ -194,6 +198,19 @@ class EndpointLog:
             like = self._present.empty_table()
             self.storage.append(name, pa.concat_tables([like, rows], promote_options="default"))
         return len(rows)
+
+    def _table(self, served: Sequence[Served]) -> pa.Table:
+        known = {field.name: field.type for field in (*(self._present or ()), *self.schema)}
+        rows, lost = _table(served, known)
+        for column, count in lost.items():
+            logger.warning(
+                "the log of endpoint '%s' keeps %d values of '%s' as null: they are not %s",
+                self.endpoint,
+                count,
+                column,
+                rows.schema.field(column).type,
+            )
+        return rows
 
     def _read_schema(self) -> pa.Schema | None:
         """The table's schema; this gateway is its only writer, so it is asked for once."""
@@ -211,8 +228,8 @@ def _number(name: str, value: Scalar) -> float | None:
         raise Refused(f"feedback '{name}' is {str(value)[:40]}..., more than any number is") from None
 
 
-def _table(served: Sequence[Served], schema: pa.Schema) -> pa.Table:
-    """Served requests as rows; columns of unknown type take the type of their values."""
+def _table(served: Sequence[Served], known: Mapping[str, pa.DataType]) -> tuple[pa.Table, dict[str, int]]:
+    """Served requests as rows, and how many values of which columns did not fit."""
     flat = [
         (each, id_, given, outputs)
         for each in served
@@ -229,23 +246,50 @@ def _table(served: Sequence[Served], schema: pa.Schema) -> pa.Table:
     }
     given_names = dict.fromkeys(name for each in served for row in each.given for name in row)
     output_names = dict.fromkeys(name for each in served for row in each.outputs for name in row)
-    for name in given_names:
-        _add(columns, name, [given.get(name) for _, _, given, _ in flat], schema)
-    for name in output_names:
-        _add(columns, f"predicted_{name}", [outputs.get(name) for _, _, _, outputs in flat], schema)
-    return pa.table(columns)
+    cells: dict[str, list[Scalar]] = {
+        **{name: [given.get(name) for _, _, given, _ in flat] for name in given_names},
+        **{f"predicted_{name}": [out.get(name) for _, _, _, out in flat] for name in output_names},
+    }
+    lost: dict[str, int] = {}
+    for name, values in cells.items():
+        kind = known[name] if name in known else _kind_of(values)
+        if kind is None:
+            continue  # nothing but nulls says no type; the next rows will
+        columns[name] = _column(values, kind, name)
+        gone = columns[name].null_count - values.count(None)
+        if gone:
+            lost[name] = gone
+    return pa.table(columns), lost
 
 
-def _add(columns: dict[str, pa.Array], name: str, values: list[Scalar], schema: pa.Schema) -> None:
-    index = schema.get_field_index(name)
-    if index < 0:
-        made = pa.array(values)
-        if not pa.types.is_null(made.type):  # nothing but nulls says no type; the next rows will
-            columns[name] = made
-        return
-    kind = schema.field(index).type
+_PLAIN = {bool: pa.bool_(), int: pa.int64(), float: pa.float64(), str: pa.string()}
+_UNFIT = (Refused, OverflowError, pa.ArrowException)
+
+
+def _kind_of(values: list[Scalar]) -> pa.DataType | None:
+    """The type of the first value; of a float, where numbers are of both kinds."""
+    types = list(dict.fromkeys(type(value) for value in values if value is not None))
+    if not types:
+        return None
+    return pa.float64() if types[0] is int and float in types else _PLAIN[types[0]]
+
+
+def _column(values: list[Scalar], kind: pa.DataType, name: str) -> pa.Array:
+    """The values as an array; null where one does not fit."""
     read = reader(kind, name)
-    columns[name] = array([read(value) for value in values], kind)
+    try:
+        return array([read(value) for value in values], kind)
+    except _UNFIT:
+        return array([_fitting(value, kind, read) for value in values], kind)
+
+
+def _fitting(value: Scalar, kind: pa.DataType, read: Callable[[Scalar], Any]) -> Any:
+    try:
+        made = read(value)
+        array([made], kind)
+    except _UNFIT:
+        return None
+    return made
 
 
 def _kept(kind: pa.DataType) -> pa.DataType:
