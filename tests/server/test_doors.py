@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import pkgutil
 import stat
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -287,6 +289,22 @@ def test_the_owner_token_is_made_once_and_only_its_owner_can_read_it(tmp_path: P
     (tmp_path / "token").write_text("")
     with pytest.raises(Refused, match="damaged"):
         owner_token(tmp_path)
+
+
+def test_all_who_ask_for_the_owner_token_at_once_get_the_same(tmp_path: Path) -> None:
+    for attempt in range(20):
+        home = tmp_path / str(attempt)
+        home.mkdir()
+        start = threading.Barrier(8)
+
+        def ask(home: Path = home, start: threading.Barrier = start) -> str:
+            start.wait()
+            return owner_token(home)
+
+        with ThreadPoolExecutor(8) as threads:
+            asked = [threads.submit(ask) for _ in range(8)]
+        assert len({each.result() for each in asked}) == 1
+        assert [path.name for path in home.iterdir()] == ["token"]
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.4", "lab.example"])
