@@ -247,6 +247,15 @@ def test_paths_outside_the_project_and_other_files_are_refused(
             bench.workbench.run_notebook(bench.write("broken.ipynb", data))
 
 
+def test_a_folder_that_another_run_has_just_removed_stops_nobody(bench: Bench) -> None:
+    scratch = bench.project / ".fourfold" / "notebooks"
+    scratch.mkdir(parents=True)
+    (scratch / "nb_gone").symlink_to(scratch / "removed")  # listed, and not there when it is opened
+    with bench.workbench._scratch("nb_new") as folder:
+        assert folder.is_dir()
+    assert not folder.exists()
+
+
 def test_parameters_are_read_with_defaults_kinds_and_remarks() -> None:
     data = read_notebook(notebook(parameters=PARAMETERS + "nothing = None\nmany = [1, 2]\n"), what="x")
     found = parameters_of(data, what="x")

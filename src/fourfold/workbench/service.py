@@ -290,8 +290,14 @@ class Workbench:
 
 
 def _lock(folder: Path) -> int | None:
-    """Hold a folder until the file is closed or this process dies; `None` when somebody else does."""
-    file = os.open(folder, os.O_RDONLY)
+    """Hold a folder until the file is closed or this process dies.
+
+    `None` when somebody else does, or has just removed it.
+    """
+    try:
+        file = os.open(folder, os.O_RDONLY)
+    except FileNotFoundError:
+        return None
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
