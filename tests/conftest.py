@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import pkgutil
+import shutil
 import subprocess
 import sys
 import uuid
@@ -70,26 +71,35 @@ def catalog_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]
             yield url
 
 
+@pytest.fixture(scope="session")
+def empty_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An SQLite file as the migrations leave it, made once; copying it is what most tests begin with."""
+    from fourfold.catalog.database import Catalog
+
+    path = tmp_path_factory.mktemp("empty") / "catalog.db"
+    Catalog.open(f"sqlite:///{path}").close()
+    return path
+
+
 @pytest.fixture
-def catalog(catalog_url: str) -> Iterator[Catalog]:
+def catalog(catalog_url: str, empty_sqlite: Path) -> Iterator[Catalog]:
     """A catalog with every room's tables, on SQLite and on PostgreSQL."""
     from fourfold.catalog.database import Catalog
 
-    import_all_tables()
-    catalog = Catalog(catalog_url)
-    catalog.create_all()
+    if catalog_url.startswith("sqlite"):
+        shutil.copyfile(empty_sqlite, catalog_url.removeprefix("sqlite:///"))
+    catalog = Catalog.open(catalog_url)
     yield catalog
     catalog.close()
 
 
 @pytest.fixture
-def sqlite_catalog(tmp_path: Path) -> Iterator[Catalog]:
+def sqlite_catalog(tmp_path: Path, empty_sqlite: Path) -> Iterator[Catalog]:
     """A catalog with every room's tables on SQLite only: for tests that are not about the database."""
     from fourfold.catalog.database import Catalog
 
-    import_all_tables()
-    catalog = Catalog(f"sqlite:///{tmp_path}/catalog.db")
-    catalog.create_all()
+    shutil.copyfile(empty_sqlite, tmp_path / "catalog.db")
+    catalog = Catalog.open(f"sqlite:///{tmp_path}/catalog.db")
     yield catalog
     catalog.close()
 
