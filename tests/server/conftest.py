@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -123,6 +124,11 @@ class Garden(Protocol):
         """Who asks."""
         ...
 
+    @route("POST /ripe", needs=Role.viewer)
+    def ripen(self, *, wait_s: float = 0.05) -> None:
+        """Take time."""
+        ...
+
     def dig(self, path: Path) -> None:
         """In process only."""
         ...
@@ -204,6 +210,9 @@ class RealGarden:
     def gardener(self) -> str:
         return principal()
 
+    def ripen(self, *, wait_s: float = 0.05) -> None:
+        raise AssertionError("only ever asked of a server that does not answer")
+
     def dig(self, path: Path) -> None:
         raise AssertionError("not called over HTTP")
 
@@ -261,14 +270,13 @@ class Listening:
     garden: RealGarden
 
 
-@pytest.fixture(scope="module")
-def listening(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Listening]:
-    made = serve(body_bytes=10_000_000)
-    path = tmp_path_factory.mktemp("s") / "s.sock"
+@contextmanager
+def answering(app: Guard, unix_path: Path) -> Iterator[str]:
+    """The application on a port of its own and on a Unix socket, in a thread; gives its URL."""
     with socket.socket() as tcp, socket.socket(socket.AF_UNIX) as unix:
         tcp.bind(("127.0.0.1", 0))
-        unix.bind(str(path))
-        config = uvicorn.Config(made.app, log_level="warning", lifespan="off")
+        unix.bind(str(unix_path))
+        config = uvicorn.Config(app, log_level="warning", lifespan="off")
         server = uvicorn.Server(config)
         ready = threading.Event()
         original = server.startup
@@ -281,9 +289,19 @@ def listening(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Listening]:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [tcp, unix]}, daemon=True)
         thread.start()
         assert ready.wait(20)
-        yield Listening(f"http://127.0.0.1:{tcp.getsockname()[1]}", f"unix://{path}", made.garden)
-        server.should_exit = True
-        thread.join(20)
+        try:
+            yield f"http://127.0.0.1:{tcp.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join(20)
+
+
+@pytest.fixture(scope="module")
+def listening(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Listening]:
+    made = serve(body_bytes=10_000_000)
+    path = tmp_path_factory.mktemp("s") / "s.sock"
+    with answering(made.app, path) as url:
+        yield Listening(url, f"unix://{path}", made.garden)
 
 
 @pytest.fixture

@@ -58,6 +58,73 @@ def gated(folder: str) -> int:
     return keep([first, second, third]).result()
 """
 
+TRAIN = """\
+import json
+import sys
+
+import fourfold as ff
+import numpy as np
+import pyarrow as pa
+from sklearn.linear_model import LogisticRegression
+
+
+def featurize(rows):
+    return np.column_stack([rows["distance"].to_numpy(), rows["hour"].to_numpy()]).astype(float)
+
+
+class Threshold:
+    def __init__(self):
+        self.limit = 0.0
+
+    def fit(self, features, late):
+        self.limit = float(features[:, 0].mean())
+        return self
+
+    def predict(self, features):
+        return features[:, 0] > self.limit
+
+
+def main():
+    chance = np.random.default_rng(1)
+    rows = pa.table({"distance": chance.integers(100, 2500, 200), "hour": chance.integers(0, 24, 200)})
+    late = rows["distance"].to_numpy() > 1200
+    learned = ff.table("learned").append(rows.append_column("late", pa.array(late)))
+    versions = []
+    for model in (LogisticRegression(max_iter=500), Threshold()):
+        with ff.run("late", params={"kind": type(model).__name__}, data=[learned], seed=1) as run:
+            model.fit(featurize(rows), late)
+            for step in range(3):
+                run.log(loss=1 / (step + 1), step=step)
+            run.log(accuracy=float((model.predict(featurize(rows)) == late).mean()))
+            run.log_file(__file__)
+            versions.append(run.save(
+                model, name="delays", featurize=featurize, example=rows.slice(0, 5),
+                card="Late? Owner: ada.", tags={"team": "gates"},
+            ))
+    ff.model("delays").promote(versions[-1], "champion", why="it is ours")
+    asked = [{"distance": 2400, "hour": 3}, {"distance": 101, "hour": 3}]
+    answers = ff.model("delays@champion").load().predict(pa.Table.from_pylist(asked))
+    with ff.deploy("delays@champion", name="delays") as endpoint:
+        live = endpoint.predict(asked)
+        endpoint.feedback(live[0], late=True)
+        served = endpoint.served().num_rows
+    scored = ff.predict_table("delays@champion", "learned", out="scored")
+    print(json.dumps({
+        "versions": [str(version) for version in versions],
+        "loaded": answers["prediction"].to_pylist(),
+        "live": [each.outputs["prediction"] for each in live],
+        "served": served,
+        "scored": scored.row_count,
+    }))
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except ff.FourfoldError as error:
+        sys.exit(str(error))
+"""
+
 
 @dataclass
 class Server:
@@ -188,6 +255,43 @@ def test_a_program_elsewhere_makes_tables_and_runs_flows_by_the_same_calls(
     assert (refused.returncode, refused.stderr.splitlines()[1].strip()) == (1, "did you mean 'flights'?")
     doctor = json.loads(server.there(tmp_path, "doctor", "-o", "json").stdout)
     assert {"what": "server", "is_well": True, "found": server.url, "way_on": ""} in doctor
+
+
+def test_a_model_is_trained_served_and_stopped_by_a_client_that_has_only_address_and_token(
+    tmp_path: Path,
+) -> None:
+    code, empty = tmp_path / "code", tmp_path / "empty"
+    code.mkdir()
+    empty.mkdir()
+    (code / "train.py").write_text(TRAIN)
+    with running(tmp_path / "project") as server:
+        done = server.there(empty, sys.executable, str(code / "train.py"))
+        assert done.returncode == 0, done.stderr
+        told = json.loads(done.stdout.splitlines()[-1])
+        assert told["versions"] == ["delays/1", "delays/2"]
+        assert told["loaded"] == told["live"] == [True, False]
+        assert told["served"] == 2
+        assert told["scored"] == 200
+        assert list(empty.iterdir()) == [], "a client of a server needs no folder"
+
+        runs = json.loads(server.there(empty, "run", "ls", "-o", "json").stdout)
+        for run in runs:
+            assert run["code"]["entry"] == "train"
+            assert run["metrics"]["accuracy"] > 0.6
+            assert run["host"]["pid"] != server.process.pid
+            kept = server.there(empty, "env", "show", run["environment"], "--lock").stdout
+            assert "scikit-learn==" in kept
+        drawn = server.there(empty, "lineage", "model:delays@2").stdout
+        assert "table:learned@0" in drawn
+        assert (
+            json.loads(server.there(empty, "endpoint", "ls", "-o", "json").stdout)[0]["health"] == "stopped"
+        )
+
+        viewer = server.there(empty, "token", "new", "watcher", "--role", "viewer").stdout.strip()
+        refused = server.there(empty, sys.executable, str(code / "train.py"), token=viewer)
+        assert refused.returncode == 1
+        assert "has the role viewer here, and this needs editor" in refused.stderr
+        assert len(json.loads(server.there(empty, "run", "ls", "-o", "json").stdout)) == len(runs)
 
 
 def test_a_wrong_token_is_refused_in_words(server: Server, tmp_path: Path) -> None:

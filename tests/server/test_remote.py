@@ -203,4 +203,8 @@ def test_a_silent_server_is_given_up() -> None:
     garden = Remote(silent.url, OWNER, RemoteSettings(timeout_s=0.05, tries=1)).service("garden", Garden)
     with pytest.raises(TimedOut, match=r"within 0\.05 s"):
         garden.leaves()
+    with pytest.raises(TimedOut, match=r"within 0\.1 s"):  # a call that may take its time is given it
+        garden.ripen()
+    with pytest.raises(TimedOut, match=r"within 0\.07 s"):
+        garden.ripen(wait_s=0.02)
     silent.close()

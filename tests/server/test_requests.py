@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import struct
+
+import pyarrow as pa
 import pytest
 
 from fourfold.server.dispatch import ARROW
@@ -99,6 +103,25 @@ def test_a_body_that_is_not_arrow_is_refused(served: Served) -> None:
     )
     assert response.status_code == 422
     assert "not an Arrow IPC stream" in response.json()["error"]["message"]
+
+
+def test_arrow_whose_offsets_lead_out_of_its_buffers_does_not_reach_the_service(served: Served) -> None:
+    sink = io.BytesIO()
+    table = pa.table({"a": ["x" * 10, "y" * 10, "zz"]})
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    honest, forged = (struct.pack("<4i", 0, 10, *ends) for ends in ((20, 22), (2_000_000_000, 2_000_000_002)))
+    assert honest in sink.getvalue()
+    body = sink.getvalue().replace(honest, forged)
+    response = served.client().post(f"{API}/rain?name=x", content=body, headers={"Content-Type": ARROW})
+    assert response.status_code == 422
+    assert "not an Arrow IPC stream" in response.json()["error"]["message"]
+
+
+def test_a_table_larger_than_memory_should_hold_is_refused_unread(served: Served) -> None:
+    headers = {"Content-Type": ARROW, "Content-Length": str(5 * 2**30)}
+    response = served.client().post(f"{API}/rain?name=x", content=b"", headers=headers)
+    assert response.status_code == 413
 
 
 @pytest.mark.parametrize("is_declared", [True, False])
