@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from fourfold.foundation.storage.service import Storage
     from fourfold.testing.clock import MovableClock
 
-settings.register_profile("quick", max_examples=20, deadline=None)
+settings.register_profile("quick", max_examples=12, deadline=None)
 settings.register_profile("thorough", max_examples=200, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
