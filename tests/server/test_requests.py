@@ -8,6 +8,7 @@ import struct
 import pyarrow as pa
 import pytest
 
+from fourfold.server import dispatch
 from fourfold.server.dispatch import ARROW
 
 from .conftest import Leaf, Served, Shade
@@ -118,9 +119,13 @@ def test_arrow_whose_offsets_lead_out_of_its_buffers_does_not_reach_the_service(
     assert "not an Arrow IPC stream" in response.json()["error"]["message"]
 
 
-def test_a_table_larger_than_memory_should_hold_is_refused_unread(served: Served) -> None:
-    headers = {"Content-Type": ARROW, "Content-Length": str(5 * 2**30)}
-    response = served.client().post(f"{API}/rain?name=x", content=b"", headers=headers)
+def test_a_table_larger_than_memory_should_hold_is_refused_unread(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatch, "TABLE_BYTES", 1000)
+    response = served.client().post(
+        f"{API}/rain?name=x", content=b"0" * 1001, headers={"Content-Type": ARROW}
+    )
     assert response.status_code == 413
 
 
