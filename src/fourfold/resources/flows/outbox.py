@@ -31,7 +31,7 @@ class Outbox:
         """Do this once everything noted so far is stored.
 
         What gives a worker its work comes before news: a body that wakes up first takes the core that the
-        next step needs (a sixth of the time of a step in a chain, on two cores).
+        next step needs.
         """
         (self._tasks if gives_work else self._acts).append(act)
 
