@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 from fourfold.core.routes import routes
@@ -62,11 +62,11 @@ def _wrap(inner: Callable[..., Any], name: str, declared: Callable[..., Any]) ->
 
 
 def _whole(value: Any) -> Any:
-    """A stream as a table: a stream can be read once, and a record must be read again."""
+    """A stream as a table, and pieces as bytes: they can be read once, and a record must be read again."""
     pyarrow = sys.modules.get("pyarrow")
     if pyarrow is not None and isinstance(value, pyarrow.RecordBatchReader):
         return value.read_all()
-    return value
+    return b"".join(value) if isinstance(value, Iterator) else value
 
 
 def _streamed(value: Any, declared: Callable[..., Any]) -> Any:
