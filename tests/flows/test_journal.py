@@ -8,6 +8,7 @@ from typing import Any, cast
 import pyarrow as pa
 
 from fourfold.core.services.storage import Storage
+from fourfold.core.storage import Digest
 from fourfold.resources.flows import body as bodies
 from fourfold.resources.flows.journal import journalled
 
@@ -25,8 +26,8 @@ class Noting(bodies.InlineBody):
 
 
 class Blobs:
-    def put_blob(self, data: bytes) -> bytes:
-        return b"".join([data])
+    def put_blob(self, data: bytes) -> Digest:
+        return Digest(data.decode())
 
     def scan(self, name: str) -> pa.RecordBatchReader:
         return pa.table({"n": [len(name)]}).to_reader()
@@ -36,7 +37,7 @@ def test_what_can_be_read_only_once_is_recorded_whole() -> None:
     storage = journalled(cast(Storage, Blobs()), name="storage", protocol=Storage)
     noting = Noting()
     with bodies.running(noting):
-        assert storage.put_blob(iter([b"a", b"b"])) == b"ab"
-        assert storage.put_blob(b"c") == b"c"
+        assert storage.put_blob(iter([b"a", b"b"])) == "ab"
+        assert storage.put_blob(b"c") == "c"
         assert storage.scan("four").read_all().to_pylist() == [{"n": 4}]
     assert noting.noted == [{"data": b"ab"}, {"data": b"c"}, {"name": "four"}]
