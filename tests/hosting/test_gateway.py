@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import math
 from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
 import pytest
-from tests.hosting.harness import PATIENCE_S, MemoryHttp, Running, Stand, model, triples
+from tests.hosting.harness import PATIENCE_S, FakeHomes, MemoryHttp, Running, Stand, model, triples
 
-from fourfold.core.errors import Conflict
+from fourfold.core.errors import Conflict, Unavailable
 from fourfold.core.hosting import Duty, EndpointSettings, Health, Missing, Phase
 from fourfold.core.ports.model_worker import WorkerGone
 from fourfold.mlplatform.hosting.gateway import GatewayProcess
@@ -381,5 +382,53 @@ def test_a_project_has_one_gateway_at_a_time(stand: Stand) -> None:
     async def _serves(gateway: Running) -> bool:
         await gateway.deploy("m/1")
         return _score(await gateway.predict(ROW)) == 200.0  # type: ignore[no-any-return]
+
+    asyncio.run(run())
+
+
+def test_a_deployment_whose_start_meets_a_full_disk_fails_with_the_reason(
+    stand: Stand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: FakeHomes, version: object) -> Any:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(FakeHomes, "home", full)
+
+    async def run() -> None:
+        async with stand.gateway({"m/1": model()}) as gateway:
+            found = await gateway.deploy("m/1")
+            assert found.phase is Phase.failed
+            assert "No space left on device" in found.reason
+
+    asyncio.run(run())
+
+
+def test_the_gateway_goes_on_after_a_defect_and_after_a_catalog_that_was_away(
+    stand: Stand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def run() -> None:
+        async with stand.gateway({"m/1": model()}) as gateway:
+            tables, troubles = gateway.tables, [RuntimeError("a defect"), Unavailable("locked"), None]
+            number, moved = tables.change_number, tables.moved
+
+            def change_number() -> int:
+                if troubles and (trouble := troubles.pop(0)) is not None:
+                    raise trouble
+                return number()
+
+            lost = [Unavailable("locked")]
+
+            def first_lost(*given: Any, **more: Any) -> None:
+                if lost:
+                    raise lost.pop()
+                moved(*given, **more)
+
+            monkeypatch.setattr(gateway.process.parts.tables, "change_number", change_number)
+            monkeypatch.setattr(gateway.process.parts.tables, "moved", first_lost)
+            made = gateway.wish("m/1")  # nobody tells the gateway: it looks by itself
+            await gateway.reach(made, lambda found: found.phase is Phase.serving)
+            assert (troubles, lost) == ([], [])
+            kinds = [event.kind for event in tables.events("late", limit=10)]
+            assert kinds == ["serving", "warming", "starting", "asked"]
 
     asyncio.run(run())

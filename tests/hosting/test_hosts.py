@@ -46,6 +46,20 @@ def test_the_owner_says_why_the_gateway_did_not_start(tmp_path: Path) -> None:
     door.close()
 
 
+def test_who_knocks_wrongly_does_not_close_the_door_to_others(tmp_path: Path) -> None:
+    door = HostDoor(tmp_path, lambda port: {7: "seven"}[port])
+    door.open()
+    (path,) = (tmp_path / "run").iterdir()
+    for word in (b"", b"{", b"{}", b"[]", b'{"port": 8}'):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as caller:
+            caller.connect(str(path))
+            caller.sendall(word)
+            caller.shutdown(socket.SHUT_WR)
+            assert caller.recv(100) == b""
+    assert ask_owner(tmp_path, 7) == "seven"
+    door.close()
+
+
 def test_only_this_user_may_knock_at_the_door(tmp_path: Path) -> None:
     door = HostDoor(tmp_path.joinpath(*["deep"] * 20), lambda port: str(port))
     door.open()  # a path too long for a socket finds a short one

@@ -101,8 +101,8 @@ class GatewayProcess:
             await self._jobs.reap()
             await self.reconcile()  # so that the first request finds its endpoint
             loops.extend(
-                asyncio.create_task(loop)
-                for loop in (self._reconcile_on(), self._watch_on(), self._log_on(), self._seen_on())
+                asyncio.create_task(self._lasting(loop))
+                for loop in (self._reconcile_on, self._watch_on, self._log_on, self._seen_on)
             )
 
         try:
@@ -234,8 +234,8 @@ class GatewayProcess:
             await asyncio.to_thread(look_up_features, behind, self.parts.features, self.parts.storage)
             key = self._job_key(deployment, generation)
             await self._jobs.start(deployment, key, self._workers_address, is_wanted)
-        except FourfoldError as error:
-            self._decide(endpoint, rule.Ended(deployment.id, generation, str(error)))
+        except Exception as error:
+            self._decide(endpoint, rule.Ended(deployment.id, generation, _why(error)))
 
     def _worker_called(self, channel: WorkerChannel) -> None:
         """A worker has loaded its model and called in."""
@@ -258,8 +258,8 @@ class GatewayProcess:
             if endpoint.settings.log:
                 assert behind.lane.outputs is not None
                 await asyncio.to_thread(endpoint.log.know, behind.log_kinds(), behind.lane.outputs)
-        except FourfoldError as error:
-            self._decide(endpoint, rule.Ended(id_, generation, str(error)))
+        except Exception as error:
+            self._decide(endpoint, rule.Ended(id_, generation, _why(error)))
         else:
             self._decide(endpoint, rule.Loaded(id_, generation))
 
@@ -281,8 +281,8 @@ class GatewayProcess:
             await behind.channel.warm()
         except Unavailable:
             return  # its end is reported by itself
-        except FourfoldError as error:
-            self._decide(endpoint, rule.Ended(id_, generation, f"its example failed: {error}"))
+        except Exception as error:
+            self._decide(endpoint, rule.Ended(id_, generation, f"its example failed: {_why(error)}"))
         else:
             self._decide(endpoint, rule.Warmed(id_, generation))
 
@@ -328,6 +328,15 @@ class GatewayProcess:
             self._decide(endpoint, rule.Drained(deployment))
 
     # What goes on all the time.
+
+    async def _lasting(self, loop: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """A defect that one turn met is logged, and the next turn comes."""
+        while True:
+            try:
+                return await loop()
+            except Exception:
+                logger.exception("a defect in %s", loop.__name__)
+                await asyncio.sleep(POLL_S)
 
     async def _reconcile_on(self) -> None:
         while True:
@@ -407,12 +416,19 @@ class GatewayProcess:
         await asyncio.to_thread(tables.claim, claimant, stale_s=STALE_S, over=over)
 
     async def _write_on(self) -> None:
-        """Writes to the catalog, in their order, off the event loop."""
+        """Writes to the catalog, in their order, off the event loop; what it cannot take now waits."""
         while (write := await self._written.get()) is not None:
-            try:
-                await asyncio.to_thread(write)
-            except FourfoldError as error:
-                logger.warning("the catalog was not written: %s", error)
+            while True:
+                try:
+                    await asyncio.to_thread(write)
+                except FourfoldError as error:
+                    logger.warning("the catalog was not written: %s", error)
+                    if not self._stopping:
+                        await asyncio.sleep(POLL_S)
+                        continue
+                except Exception:
+                    logger.exception("a defect in writing the catalog")
+                break
 
     def _write(self, id_: str, phase: Phase, reason: str, has_served: bool, crash_count: int) -> None:
         now = self.parts.clock.now()
@@ -461,6 +477,14 @@ class GatewayProcess:
         """Unique at the cost of a sum: this gateway's own 128 bits, and a number."""
         self._prediction_number += 1
         return f"{self._prediction_base}-{self._prediction_number:x}"
+
+
+def _why(error: Exception) -> str:
+    """Why a worker will not serve: each way to fail ends its deployment, none leaves it starting for ever."""
+    if isinstance(error, FourfoldError):
+        return str(error)
+    logger.error("a defect in the gateway", exc_info=error)
+    return f"{type(error).__name__}: {error}"
 
 
 def _place(wish: Wish) -> tuple[str, Duty]:

@@ -94,10 +94,15 @@ class HostDoor:
                 caller, _ = listener.accept()
             except OSError:
                 return  # closed
-            with caller, contextlib.suppress(OSError, ValueError):
-                caller.settimeout(5.0)
-                asked = json.loads(caller.recv(WORD_BYTES))
-                caller.sendall(json.dumps(self._told(int(asked["port"]))).encode())
+            try:
+                with caller:
+                    caller.settimeout(5.0)
+                    asked = json.loads(caller.recv(WORD_BYTES))
+                    caller.sendall(json.dumps(self._told(int(asked["port"]))).encode())
+            except (OSError, ValueError):
+                continue  # it hung up, or asked nothing
+            except Exception:  # the next one who knocks is answered
+                logger.exception("a defect at the door of the gateway's host")
 
     def _told(self, port: int) -> dict[str, Any]:
         try:
