@@ -231,10 +231,11 @@ def test_a_program_elsewhere_makes_tables_and_runs_flows_by_the_same_calls(
         "print(made.version, ff.table('flights').read().num_rows)\n"
         "print(ff.table('flights').at(made.at).read().num_rows)\n"
         "import flow\n"
-        f"print(flow.gated.run(folder={str(tmp_path)!r}))\n"
+        f"print(flow.gated.run(show=True, folder={str(tmp_path)!r}))\n"
     )
     done = server.there(tmp_path, sys.executable, "-c", script)
     assert done.stdout.split() == ["0", "4", "3", "3"], done.stderr
+    assert "✓ keep#0" in done.stderr
     assert not (tmp_path / ".fourfold").exists(), "a client of a server needs no folder"
 
     ran = server.there(tmp_path, "flow", "run", "flow.py", "-p", f"folder={tmp_path}")

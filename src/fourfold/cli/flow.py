@@ -13,9 +13,7 @@ from fourfold.cli.opened import home, parameter_option, parameters, services
 from fourfold.cli.output import Column, note, output_option, show, show_one, took, when
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from fourfold.core.flows import FlowRun, RunEvent
+    from fourfold.core.flows import FlowRun
     from fourfold.core.services.flows import Flows
 
 
@@ -195,29 +193,9 @@ def start(flow: str, key: str, params: tuple[str, ...]) -> None:
 
 
 def _follow(flows: Flows, run_id: str, *, quiet: bool) -> FlowRun:
-    """Print what happens to a run until it ends."""
-    from fourfold.resources.flows.calls import print_event
+    from fourfold.resources.flows.calls import follow
 
-    for event in _events(flows, run_id):
-        if not quiet:
-            print_event(event)
-    while (run := flows.wait(run_id)).state.is_open:
-        pass
-    return run
-
-
-def _events(flows: Flows, run_id: str) -> Iterator[RunEvent]:
-    """What happens to a run until it ends: told by the loop in process, asked for again over HTTP."""
-    follow = getattr(flows, "follow", None)
-    if follow is not None:
-        yield from follow(run_id)
-        return
-    after, is_open = 0, True
-    while is_open:
-        is_open = flows.wait(run_id, timeout_s=0.5).state.is_open
-        for event in flows.events(run_id, after=after):
-            after = event.seq
-            yield event
+    return follow(flows, run_id, show=not quiet)
 
 
 def _ended(run: FlowRun) -> int | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from fourfold.core import context
@@ -15,6 +15,7 @@ from fourfold.resources.flows import body as bodies
 from fourfold.resources.flows import bundle, codec, params
 
 if TYPE_CHECKING:
+    from fourfold.core.services.flows import Flows
     from fourfold.resources.flows.api import Flow
 
 is_runner = False
@@ -66,14 +67,31 @@ def deploy(flow: Flow) -> DeployedFlow:
 
 def await_run(flow: Flow, run: FlowRun, *, show: bool) -> Any:
     """Wait for a run's end; its result, or its failure as `FlowFailed`."""
-    flows = context.services().flows
-    follow = getattr(flows, "follow", None) if show else None
-    if follow is not None:  # embedded: events are pushed; over HTTP we ask for the end alone
-        for event in follow(run.id):
+    return result_of(flow, follow(context.services().flows, run.id, show=show))
+
+
+def follow(flows: Flows, run_id: str, *, show: bool) -> FlowRun:
+    """Wait for a run's end, and print meanwhile what happens to it."""
+    if show:
+        for event in _events(flows, run_id):
             print_event(event)
-    while (run := flows.wait(run.id)).state.is_open:
+    while (run := flows.wait(run_id)).state.is_open:
         pass
-    return result_of(flow, run)
+    return run
+
+
+def _events(flows: Flows, run_id: str) -> Iterator[RunEvent]:
+    """What happens to a run until it ends: told by the loop in process, asked for again over HTTP."""
+    told = getattr(flows, "follow", None)
+    if told is not None:
+        yield from told(run_id)
+        return
+    after, is_open = 0, True
+    while is_open:
+        is_open = flows.wait(run_id, timeout_s=0.5).state.is_open
+        while page := flows.events(run_id, after=after):
+            yield from page
+            after = page[-1].seq
 
 
 def result_of(flow: Flow, run: FlowRun) -> Any:
