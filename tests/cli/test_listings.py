@@ -117,6 +117,14 @@ def test_tokens_are_made_shown_once_and_revoked(fourfold: Fourfold, empty: Path)
     assert fourfold("token", "ls", "-o", "json").json[0]["revoked_at"] is not None
 
 
+def test_a_token_that_cannot_be_made_gives_no_role(fourfold: Fourfold, empty: Path) -> None:
+    refused = fourfold("token", "new", "eve", "--role", "admin", "--for", "0s")
+    assert refused.code == 1
+    assert "a token cannot live 0s" in refused.err
+    entries = fourfold("audit", "-o", "json").json
+    assert [each for each in entries if each["action"] == "role.grant" and each["ref"]["name"] == "eve"] == []
+
+
 def test_init_makes_a_project_and_keeps_what_is_there(fourfold: Fourfold, tmp_path: Path) -> None:
     folder = tmp_path / "new place"
     assert fourfold("init", str(folder)).code == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -89,6 +90,26 @@ def test_a_line_that_is_no_command_is_2_and_names_what_was_meant(
     assert ran.code == 2
     assert says in ran.err
     assert ran.out == ""
+
+
+def test_every_command_that_a_text_names_is_there() -> None:
+    """Errors and pages say what to do next: `fourfold noun verb`."""
+    verbs: dict[str, set[str]] = {}
+    for path, _ in commands(root):
+        verbs.setdefault(path[0], set()).update(path[1:])
+    house = Path(__file__).parents[2]
+    texts = [*house.glob("src/**/*.py"), *house.glob("docs/**/*.md"), *house.glob("examples/**/*.md")]
+    wrong = []
+    for file in (*texts, house / "README.md"):
+        for told in re.finditer(r"(: |`|\()?(?:fourfold|ff) ([a-z]+)(?: ([a-z]+))?", file.read_text()):
+            start, noun, verb = told.groups()
+            if noun in verbs:
+                is_there = not verb or not verbs[noun] or verb in verbs[noun]
+            else:
+                is_there = not start or noun == "is"  # words of a sentence
+            if not is_there:
+                wrong.append(f"{file.relative_to(house)}: {told[0]}")
+    assert wrong == []
 
 
 @pytest.mark.parametrize(

@@ -150,7 +150,7 @@ def _keep_an_admin(connection: sa.Connection, losing: str) -> None:
     if set(connection.execute(admins.with_for_update()).scalars()) == {losing}:
         raise Refused(
             f"'{losing}' is the project's last admin",
-            ways_on=["make somebody else an admin first: fourfold grant add NAME admin"],
+            ways_on=["make somebody else an admin first: fourfold token new NAME --role admin"],
         )
 
 

@@ -23,11 +23,16 @@ def command() -> None:
 @click.option("--purpose", default="", help="Kept beside it.")
 def new(name: str, role: str, lifetime: str, purpose: str) -> None:
     """Make a token for a person or program; it is shown this once."""
+    from fourfold.core.errors import Refused
     from fourfold.core.routes import Role
     from fourfold.core.times import duration_s
 
     wanted = Role[role]
     lifetime_s = None if lifetime == "ever" else duration_s(lifetime)
+    if lifetime_s == 0:  # before a role is given for it
+        raise Refused(
+            f"a token cannot live {lifetime}", ways_on=["give a time such as 12h or 30d, or 'ever'"]
+        )
     with services() as opened:
         granted = {grant.principal: grant.role for grant in opened.catalog.grants()}
         if granted.get(name, 0) < wanted:

@@ -316,7 +316,7 @@ def _report_refs(report: Path) -> None:
 
 
 def _failed(run: NotebookRun, failure: CellFailure) -> Exception:
-    ways_on = [f"see what it did: fourfold notebook show {run.id}"]
+    ways_on = [f"see what it did: fourfold notebook export {run.id} page.html"]
     if failure.error == "TimedOut":
         return TimedOut(
             f"notebook '{run.name}': {failure.message}",
