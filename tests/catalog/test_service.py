@@ -228,7 +228,6 @@ def test_a_tag_moves_and_remembers_where_it_was(catalog: Catalog) -> None:
             tags.put(connection, Instant(at), "table", "flights", "good", target, why=why)
     with catalog.read() as connection:
         assert tags.targets(connection, "table", "flights") == {"good": "5"}
-        assert tags.targets_by_name(connection, "table") == {"flights": {"good": "5"}}
         assert tags.targets(connection, "table", "weather") == {}
         moves = tags.moves(connection, "table", "flights")
     assert [(move.source, move.target, move.at, move.by, move.why) for move in moves] == [

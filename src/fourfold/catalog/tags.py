@@ -63,15 +63,6 @@ def targets(connection: sa.Connection, kind: str, name: str) -> dict[str, str]:
     return {row.tag: row.target for row in connection.execute(query)}
 
 
-def targets_by_name(connection: sa.Connection, kind: str) -> dict[str, dict[str, str]]:
-    """Tags of all things of a kind: name to tag to version."""
-    found: dict[str, dict[str, str]] = {}
-    query = sa.select(table).where(table.c.kind == kind).order_by(table.c.name, table.c.tag)
-    for row in connection.execute(query):
-        found.setdefault(row.name, {})[row.tag] = row.target
-    return found
-
-
 def moves(connection: sa.Connection, kind: str, name: str, *, limit: int = 1000) -> tuple[Move, ...]:
     """Where the tags of a thing pointed, newest first."""
     query = (

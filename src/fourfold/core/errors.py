@@ -66,13 +66,6 @@ class NotFound(FourfoldError):
     status = 404
 
 
-class AlreadyExists(FourfoldError):
-    """The name is taken."""
-
-    code = "already_exists"
-    status = 409
-
-
 class Conflict(FourfoldError):
     """Somebody else changed the thing first (compare-and-swap failed), or a fence is stale."""
 

@@ -74,7 +74,7 @@ class LogChunk:
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """A unit on which a request could run now or later, with its price."""
+    """A unit on which a request could run, now or later, with its price."""
 
     unit: str
     cpu: float
@@ -82,7 +82,6 @@ class Offer:
     gpu: int = 0
     gpu_name: str = ""
     price_usd_per_hour: float = 0.0
-    is_free_now: bool = True
 
 
 @dataclass(frozen=True, slots=True)

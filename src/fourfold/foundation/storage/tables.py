@@ -103,10 +103,6 @@ class TableRecords:
             row = connection.execute(query).one_or_none()
         return None if row is None else _version(row)
 
-    def version_of_key(self, name: str, key: str) -> TableVersion | None:
-        """The version that a write key made."""
-        return self._one(version_table.c.name == name, version_table.c.write_key == key)
-
     def versions(self, name: str, limit: int) -> tuple[TableVersion, ...]:
         """A table's versions, newest first."""
         query = _select().where(version_table.c.name == name)
