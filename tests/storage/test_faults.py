@@ -12,6 +12,7 @@ import pyarrow as pa
 import pytest
 from tests.storage.conftest import numbers, rows
 
+from fourfold.adapters import local_blobs
 from fourfold.adapters.delta import DeltaTables
 from fourfold.adapters.local_blobs import LocalBlobs
 from fourfold.catalog.database import Catalog
@@ -94,6 +95,22 @@ def test_processes_that_append_at_once_lose_nothing_and_double_nothing(tmp_path:
     history = storage.history("t")
     assert [version.version for version in history] == list(range(21, -1, -1))
     assert [version.rows for version in history] == list(range(22, 0, -1))
+
+
+def test_a_blob_that_was_there_is_acknowledged_once_its_names_are_on_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: set[Path] = set()
+
+    def killed(folder: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(local_blobs, "_sync_folder", killed)
+    with pytest.raises(KeyboardInterrupt):  # renamed into place, and no folder synced
+        LocalBlobs(tmp_path).put(b"bytes")
+    monkeypatch.setattr(local_blobs, "_sync_folder", synced.add)
+    digest = LocalBlobs(tmp_path).put(b"bytes").partition(":")[2]
+    assert synced == {tmp_path, tmp_path / digest[:2], tmp_path / digest[:2] / digest[2:4]}
 
 
 def test_a_log_entry_torn_by_a_power_cut_is_put_aside(tmp_path: Path) -> None:

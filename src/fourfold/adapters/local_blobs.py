@@ -51,7 +51,10 @@ class LocalBlobs:
         if not isinstance(data, bytes):
             return self._store(data)
         digest = _digest_of(data)
-        return digest if self._stored_size(digest) == len(data) else self._store((data,))
+        if self._stored_size(digest) != len(data):
+            return self._store((data,))
+        self._sync_folders(self._path(digest))  # whoever put it there may not have come so far
+        return digest
 
     def _store(self, pieces: Iterable[bytes]) -> Digest:
         hasher = blake3.blake3()
@@ -158,13 +161,14 @@ class LocalBlobs:
 
     def _place(self, temporary: Path, digest: Digest) -> None:
         path = self._path(digest)
-        folder_is_new = not path.parent.is_dir()
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.replace(path)
-        _sync_folder(path.parent)
-        if folder_is_new:  # its own name must survive a power cut too
-            _sync_folder(path.parent.parent)
-            _sync_folder(self._folder)
+        self._sync_folders(path)
+
+    def _sync_folders(self, path: Path) -> None:
+        """Make a blob's name survive a power cut, and those of its folders, whoever made them."""
+        for folder in (path.parent, path.parent.parent, self._folder):
+            _sync_folder(folder)
 
     def _verify(self, digest: Digest) -> None:
         with self.open(digest) as file:
