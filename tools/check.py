@@ -17,8 +17,8 @@ BIN = ROOT / ".venv" / "bin"
 
 CHECKS: dict[str, list[str]] = {
     "types": [f"{BIN}/mypy"],
-    "tests": [f"{BIN}/python", "-m", "pytest", "-n", "2", "-m", "not slow and not service", "--doctest-modules",
-              "--ignore=src/fourfold/catalog/migrations", "tests", "src/fourfold"],
+    "tests": [f"{BIN}/python", "-m", "pytest", "-n", "2", "-m", "not slow and not service", "tests",
+              "--doctest-modules", "--ignore=src/fourfold/catalog/migrations", "src/fourfold"],
     "format": [f"{BIN}/ruff", "format", "--check", "--quiet", "."],
     "lint": [f"{BIN}/ruff", "check", "--quiet", "."],
     "contracts": [f"{BIN}/lint-imports"],
