@@ -133,6 +133,7 @@ def test_tables_of_unknown_origin_are_refused_and_left_as_they_are(catalog_url: 
     catalog.close()
 
 
+@pytest.mark.slow
 def test_a_migration_that_fails_leaves_nothing(catalog_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     migrate = upgrade._migrate
 

@@ -84,6 +84,7 @@ def test_a_query_says_that_there_is_more(fourfold: Fourfold, project: Path) -> N
     assert "raise --limit above 3" in ran.err
 
 
+@pytest.mark.slow
 def test_runs_are_shown_and_compared(fourfold: Fourfold, project: Path) -> None:
     first, second = reversed(fourfold("run", "ls", "-o", "json").json)
     assert "auc=0.8" in fourfold("run", "ls", "--where", "metrics.auc > 0.7").out

@@ -65,6 +65,7 @@ def test_cloudpickle_is_declared_unsafe_and_never_chosen() -> None:
     assert ask(load(CloudpickleModels(), saved)) == ask(model)
 
 
+@pytest.mark.slow
 def test_a_function_of_ones_own_inside_a_skops_file_is_denied_by_name() -> None:
     model = make_pipeline(FunctionTransformer(project.late), LogisticRegression())
     saved = SklearnModels().save(model, named=named)

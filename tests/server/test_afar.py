@@ -147,6 +147,7 @@ def test_a_model_is_loaded_in_the_clients_process_and_answers_as_it_did(afar: Af
     assert (folder / "card.md").read_text() == "Late? Owner: ada."
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("where", "method", "change", "said"),
     [
@@ -164,6 +165,7 @@ def test_what_was_changed_on_the_way_is_refused_before_any_of_it_runs(
         ff.model("delays").load()
 
 
+@pytest.mark.slow
 def test_what_was_changed_in_the_store_is_refused_and_named(afar: Afar) -> None:
     version = saved()
     source = next(file for file in ff.model("delays").manifest.files if file.path.startswith("source/"))
@@ -180,6 +182,7 @@ def test_the_clients_policy_says_what_it_loads(afar: Afar) -> None:
         ff.model("delays").load()
 
 
+@pytest.mark.slow
 def test_a_file_larger_than_a_body_is_sent_in_pieces(afar: Afar, tmp_path: Path) -> None:
     storage = afar.services().storage
     for size in (0, 1, BODY_BYTES + 1, 17 * 2**20):
