@@ -242,7 +242,21 @@ def test_paths_outside_the_project_and_other_files_are_refused(
     bench.write("text.txt", b"hello")
     with pytest.raises(Refused, match=r"ends with .ipynb"):
         bench.workbench.run_notebook("text.txt")
-    for data in (b"not json", b"[]", b'{"cells": [{}]}', b"\xff\xfe"):
+    with pytest.raises(Refused, match="the character NUL"):
+        bench.workbench.run_notebook("a\0b.ipynb")
+    broken = (
+        b"not json",
+        b"[]",
+        b'{"cells": [{}]}',
+        b'{"cells": ["source and cell_type"]}',
+        b'{"cells": [{"cell_type": "code", "source": 3}]}',
+        b'{"cells": [{"cell_type": "code", "source": "", "metadata": {"tags": 3}}]}',
+        b'{"cells": [], "metadata": []}',
+        b'{"cells": [], "metadata": {"kernelspec": {"language": 3}}}',
+        b'{"cells":' * 100_000,
+        b"\xff\xfe",
+    )
+    for data in broken:
         with pytest.raises(Refused, match="is not a notebook"):
             bench.workbench.run_notebook(bench.write("broken.ipynb", data))
 

@@ -26,11 +26,8 @@ def read_notebook(data: bytes, *, what: str) -> dict[str, Any]:
     """A notebook as plain data; what is not one is refused."""
     try:
         notebook = json.loads(data)
-        cells = notebook["cells"]
-        is_notebook = isinstance(cells, list) and all(
-            "source" in cell and "cell_type" in cell for cell in cells
-        )
-    except (ValueError, KeyError, TypeError, UnicodeDecodeError):
+        is_notebook = _is_notebook(notebook)
+    except (ValueError, RecursionError):
         is_notebook = False
     if not is_notebook:
         raise Refused(f"{what} is not a notebook", ways_on=["give a Jupyter notebook (.ipynb, format 4)"])
@@ -39,6 +36,29 @@ def read_notebook(data: bytes, *, what: str) -> dict[str, Any]:
         raise Refused(f"{what} is written in {language}; only Python notebooks can be run")
     found: dict[str, Any] = notebook
     return found
+
+
+def _is_notebook(data: object) -> bool:
+    """Whether what is read of a notebook, here and for its page, has the shape that it should have."""
+
+    def is_text(value: object) -> bool:
+        return isinstance(value, str) or (isinstance(value, list) and all(isinstance(v, str) for v in value))
+
+    def is_cell(cell: object) -> bool:
+        if not (isinstance(cell, dict) and is_text(cell.get("source")) and "cell_type" in cell):
+            return False
+        metadata = cell.get("metadata", {})
+        return isinstance(metadata, dict) and is_text(metadata.get("tags", []))
+
+    if not (isinstance(data, dict) and isinstance(data.get("cells"), list)):
+        return False
+    metadata = data.get("metadata", {})
+    kernel = metadata.get("kernelspec", {}) if isinstance(metadata, dict) else None
+    return (
+        isinstance(kernel, dict)
+        and isinstance(kernel.get("language", ""), str)
+        and all(map(is_cell, data["cells"]))
+    )
 
 
 def parameters_of(notebook: Mapping[str, Any], *, what: str) -> tuple[NotebookParameter, ...]:

@@ -108,6 +108,8 @@ class Workbench:
 
     def _file(self, path: str) -> Path:
         """The notebook's file, inside the project (or the folder of its code, or where we stand)."""
+        if "\0" in path:
+            raise Refused("a notebook's path cannot hold the character NUL")
         project = self._home.parent.resolve()
         file = (project / path).resolve()
         roots = (project, self._home.resolve(), Path.cwd())
