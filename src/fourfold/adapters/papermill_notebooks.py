@@ -246,9 +246,9 @@ _BLOCKS = (
 _MORE_BLOCKS = ("summary", "ul", "h1", "h2", "h3", "h4", "h5", "h6")
 _TABLES = ("caption", "col", "colgroup", "table", "tbody", "td", "tfoot", "th", "thead", "tr")
 TAGS = frozenset((*_TEXT, *_MORE_TEXT, *_BLOCKS, *_MORE_BLOCKS, *_TABLES))
-_DROPPED = re.compile(
-    r"<(script|style|svg|math|iframe|object|template|noscript)\b.*?</\1\s*>", re.DOTALL | re.IGNORECASE
-)
+_DROPPED = ("script", "style", "svg", "math", "iframe", "object", "template", "noscript")
+_OPENS = re.compile(rf"<({'|'.join(_DROPPED)})\b", re.IGNORECASE)
+_CLOSES = {name: re.compile(rf"</{name}\s*>", re.IGNORECASE) for name in _DROPPED}
 
 
 def clean(markup: str) -> str:
@@ -267,13 +267,30 @@ def clean(markup: str) -> str:
         return name in ("alt", "title", "colspan", "rowspan", "class")
 
     cleaned: str = bleach.clean(
-        _DROPPED.sub("", markup),
+        _without_dropped(markup),
         tags=TAGS,
         attributes=allowed,
         protocols={"http", "https", "mailto", "data"},
         strip=True,
     )
     return cleaned
+
+
+def _without_dropped(markup: str) -> str:
+    """The markup without the elements whose very text is not for people; one pass, whatever it holds."""
+    kept, at = [], 0
+    unclosed: set[str] = set()  # looked for once: else a text of nothing but openings costs its square
+    for opening in _OPENS.finditer(markup):
+        name = opening[1].lower()
+        if opening.start() < at or name in unclosed:
+            continue
+        closing = _CLOSES[name].search(markup, opening.end())
+        if closing is None:
+            unclosed.add(name)
+            continue
+        kept.append(markup[at : opening.start()])
+        at = closing.end()
+    return "".join((*kept, markup[at:]))
 
 
 def _bounded(text: str) -> str:
