@@ -106,6 +106,7 @@ class MemoryHttp:
 
     def __init__(self) -> None:
         self.app: Asgi | None = None
+        self.is_up = False
         self._stopped = asyncio.Event()
 
     async def serve(
@@ -113,6 +114,7 @@ class MemoryHttp:
     ) -> None:
         self.app = app
         await on_listening(host, port or 4041)
+        self.is_up = True
         await self._stopped.wait()
 
     def stop(self) -> None:
@@ -275,7 +277,7 @@ class Stand:
         task = asyncio.create_task(process.run())
         running = Running(process, tables, workers, self.clock, self.storage, http)
         try:
-            await running.until(lambda: tables.gateway() is not None or task.done())
+            await running.until(lambda: http.is_up or task.done())
             yield running
         finally:
             process.stop()

@@ -408,12 +408,12 @@ def test_the_gateway_goes_on_after_a_defect_and_after_a_catalog_that_was_away(
 ) -> None:
     async def run() -> None:
         async with stand.gateway({"m/1": model()}) as gateway:
-            tables, troubles = gateway.tables, [RuntimeError("a defect"), Unavailable("locked"), None]
+            tables, troubles = gateway.tables, [RuntimeError("a defect"), Unavailable("locked")]
             number, moved = tables.change_number, tables.moved
 
             def change_number() -> int:
-                if troubles and (trouble := troubles.pop(0)) is not None:
-                    raise trouble
+                if troubles:
+                    raise troubles.pop(0)
                 return number()
 
             lost = [Unavailable("locked")]
