@@ -14,6 +14,7 @@ import os
 import sys
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -23,6 +24,7 @@ from types import ModuleType
 from fourfold.core.errors import Corrupted, Refused, TooMuch
 
 MOST_BYTES = 64 * 1024 * 1024
+MOST_UNPACKED_BYTES = 4 * MOST_BYTES
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time a zip can hold: equal code gives equal bytes
 
 
@@ -125,18 +127,47 @@ def unpack(data: bytes, into: Path, wanted: str) -> Path:
     with tempfile.TemporaryDirectory(dir=into, prefix=".unpacking-") as name:
         made = Path(name) / "code"
         made.mkdir()
-        with zipfile.ZipFile(io.BytesIO(data)) as bundle:
-            for info in bundle.infolist():
-                target = (made / info.filename).resolve()
-                if not target.is_relative_to(made.resolve()):
-                    raise Corrupted(f"the code bundle {wanted} holds a path that leads out: {info.filename}")
-            bundle.extractall(made)
+        _extract(data, made)
+        _sync(made)
         try:
             os.rename(made, folder)
         except OSError:
             if not folder.is_dir():  # another process was faster, or it is a real error
                 raise
+    _sync_one(into)
     return folder
+
+
+def _extract(data: bytes, folder: Path) -> None:
+    """Write out what a bundle holds; refused when it is no bundle, leads out or is too large."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as bundle:
+            if (unpacked := sum(info.file_size for info in bundle.infolist())) > MOST_UNPACKED_BYTES:
+                raise TooMuch(f"the flow's code is {unpacked} bytes; it may be {MOST_UNPACKED_BYTES}")
+            for info in bundle.infolist():
+                if not (folder / info.filename).resolve().is_relative_to(folder.resolve()):
+                    raise Refused(f"the code bundle holds a path that leads out: {info.filename}")
+            bundle.extractall(folder)  # which reads no more of a file than was told of it
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, ValueError) as error:
+        raise Refused(
+            f"the code bundle cannot be read: {error}", ways_on=["submit the flow with `fourfold flow run`"]
+        ) from error
+
+
+def _sync(folder: Path) -> None:
+    """Put a folder on disk, files first: the name that it gets next stands for the whole of it."""
+    for place, _, names in os.walk(folder, topdown=False):
+        for name in names:
+            _sync_one(Path(place, name))
+        _sync_one(Path(place))
+
+
+def _sync_one(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _find(root: Path, name: str) -> Path | None:

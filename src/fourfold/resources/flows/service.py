@@ -335,8 +335,8 @@ class FlowService:
 
     def _keep_code(self, data: bytes, module: str, attribute: str) -> Code:
         digest = bundle.bundle_digest(data)
+        bundle.unpack(data, self._home / "code", digest)  # first: what is no bundle is refused here
         blob = self._blobs.put(data)
-        bundle.unpack(data, self._home / "code", digest)
         return Code(digest, module, attribute, str(blob))
 
     def _step_code(self, code: Code, module: str) -> str:
