@@ -11,6 +11,8 @@ from examples.flights.model import CODES, INPUTS, Recipe, featurize, fit, predic
 from fourfold.adapters.sklearn_models import SklearnModels
 from fourfold.core.models import TRUSTED_TYPES
 
+pytestmark = pytest.mark.slow  # scikit-learn alone takes seconds to import
+
 
 def rows(count: int) -> pa.Table:
     chance = np.random.default_rng(1)

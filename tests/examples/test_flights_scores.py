@@ -11,7 +11,7 @@ from examples.flights.report.graph import direct, layers
 from hypothesis import given
 from hypothesis import strategies as st
 
-pytestmark = pytest.mark.property
+pytestmark = [pytest.mark.slow, pytest.mark.property]
 
 cases = st.lists(st.tuples(st.sampled_from([0.0, 0.1, 0.4, 0.5, 0.9, 1.0]), st.booleans()), min_size=1)
 

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from sklearn.linear_model import LogisticRegression
 from tests.models import late_flights as project
 from tests.models.conftest import Store, fitted, replay_here
 
@@ -43,6 +42,8 @@ def test_a_loaded_model_answers_as_the_saved_one(store: Store) -> None:
 
 @pytest.mark.slow
 def test_scikit_learn_is_saved_as_skops_and_answers_by_default(store: Store) -> None:
+    from sklearn.linear_model import LogisticRegression
+
     model = LogisticRegression(max_iter=1000).fit(project.featurize(ROWS), project.late(ROWS))
     store.save(model, predict=None, featurize=project.featurize_as_table)
     loaded = store.models.load("delays")

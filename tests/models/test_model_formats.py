@@ -21,6 +21,8 @@ from fourfold.adapters.sklearn_models import FILE, SklearnModels
 from fourfold.core.errors import Corrupted, Denied, Refused
 from fourfold.testing.models import check_model_format, imported, load, named
 
+pytestmark = pytest.mark.slow  # scikit-learn alone takes seconds to import
+
 ROWS = np.random.default_rng(3).normal(size=(60, 3))
 LATE = (ROWS[:, 0] > 0).astype(int)
 
