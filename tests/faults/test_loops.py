@@ -57,4 +57,5 @@ def test_a_server_beside_a_script_that_waits_is_refused_with_who_has_the_loop(pr
             )
     assert (first.returncode, told_first) == (0, ("a\n", ""))
     assert (second.returncode, told_second) == (0, ("b\n", ""))
-    assert sorted((project.folder / "calls").read_text()) == ["a", "b"]
+    # The first script may have left, and its loop with it, while the second's step still ran: that is redone.
+    assert sorted((project.folder / "calls").read_text()) in (["a", "b"], ["a", "b", "b"])

@@ -352,11 +352,11 @@ class Loop:
             changes.runs[run_id] = flow.run
             if state.run.state is not before.run.state:
                 self._event(run_id, "run", state=flow.run.state, reason=flow.run.reason)
+        flow.calls.update(state.calls)
         for key, call in state.calls.items():
             old = before.calls.get(key)
             if call is old:
                 continue
-            flow.calls[key] = call
             changes.calls[run_id, key] = call
             was = None if old is None else old.state
             if call.state is CallState.blocked and was is not CallState.blocked:

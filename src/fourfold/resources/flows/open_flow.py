@@ -30,9 +30,11 @@ class OpenFlow:
         return flow
 
     def depend(self, call: StepCall) -> None:
-        """Note that a blocked call waits for its inputs."""
+        """Note which of its inputs a blocked call waits for: those that are there were counted already."""
         for dep in dict.fromkeys(call.deps):
-            self.dependents.setdefault(dep, {})[call.key] = None
+            known = self.calls.get(dep)
+            if known is None or not known.state.is_good:
+                self.dependents.setdefault(dep, {})[call.key] = None
 
     def slice(self, event: rules.Event) -> rules.Slice:
         """What the rules need to see of this run to decide about an event."""
