@@ -27,9 +27,9 @@ format: .stamps/dev
 
 lock: $(UV)  ## resolve the locks anew, with hashes and without any index address
 	$(UV) pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
-	  --no-header --extra examples --extra build -o locks/run.txt pyproject.toml
+	  --no-header --extra dev -o locks/dev.txt pyproject.toml
 	$(UV) pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
-	  --no-header --extra dev -c locks/run.txt -o locks/dev.txt pyproject.toml
+	  --no-header --extra examples --extra build -c locks/dev.txt -o locks/run.txt pyproject.toml
 
 doctor: .stamps/run
 	.venv/bin/fourfold doctor

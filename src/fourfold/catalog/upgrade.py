@@ -16,7 +16,7 @@ from fourfold.core.errors import Refused
 if TYPE_CHECKING:
     from fourfold.catalog.database import Catalog
 
-HEAD = "0001"
+HEAD = "0002"
 """The newest migration; a test compares it with the folder."""
 
 _LOCK = 0x464F5552  # "FOUR": the advisory lock on PostgreSQL
