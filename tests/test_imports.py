@@ -26,7 +26,6 @@ HEAVY = {
     "numpy",
     "pandas",
     "papermill",
-    "psutil",
     "pyarrow",
     "skops",
     "sklearn",
