@@ -8,7 +8,7 @@ them up there and nothing else changes a state.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from fourfold.core.context import Ref
@@ -28,6 +28,7 @@ from fourfold.core.flows import (
 )
 from fourfold.core.jobs import Exit, ExitKind, Usage
 from fourfold.core.times import Instant
+from fourfold.core.values import replace
 
 
 @dataclass(frozen=True, slots=True)

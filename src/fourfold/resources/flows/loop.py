@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from fourfold.core.context import Ref
@@ -37,6 +37,7 @@ from fourfold.core.ports.clock import Clock
 from fourfold.core.ports.control import Arrival, Control, Gone, Joined, Message, WorkerSpec
 from fourfold.core.ports.flow_store import CacheEntry, FlowStore
 from fourfold.core.times import Instant, after, duration_text
+from fourfold.core.values import replace
 from fourfold.resources.flows import answers, messages
 from fourfold.resources.flows.open_flow import OpenFlow
 from fourfold.resources.flows.outbox import Outbox

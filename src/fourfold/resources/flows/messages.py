@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -30,6 +29,7 @@ from fourfold.core.flows import (
 )
 from fourfold.core.jobs import ExitKind, Resources, Usage
 from fourfold.core.times import Instant, moment, seconds_between
+from fourfold.core.values import replace
 from fourfold.resources.flows import values
 from fourfold.resources.flows.values import Frame
 

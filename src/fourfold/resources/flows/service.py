@@ -7,7 +7,6 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -38,6 +37,7 @@ from fourfold.core.ports.blobs import BlobStore, Digest
 from fourfold.core.ports.clock import Clock
 from fourfold.core.ports.engine import Engine
 from fourfold.core.ports.flow_store import Changes
+from fourfold.core.values import replace
 from fourfold.core.wire import convert, plain
 from fourfold.resources.flows import bundle
 from fourfold.resources.flows.client import Client
