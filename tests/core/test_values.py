@@ -17,7 +17,7 @@ CALL = StepCall(RunId("run_1"), BODY, 0, CallKind.body, "nightly", CallState.rea
 def test_a_change_is_the_standard_librarys() -> None:
     for changes in ({}, {"state": CallState.running}, {"seq": 4, "reason": "why", "ended_at": Instant(9)}):
         made = replace(CALL, **changes)
-        assert made == dataclasses.replace(CALL, **changes)  # type: ignore[arg-type]
+        assert made == dataclasses.replace(CALL, **changes)
         assert hash(made.key) == hash(CALL.key)
     assert CALL.state is CallState.ready
 
