@@ -224,7 +224,8 @@ class Environments:
             (new / "environment.json").write_text(json.dumps(record))
             new.chmod(0o755)
             shutil.rmtree(folder, ignore_errors=True)
-            new.rename(folder)
+            os.sync()  # thousands of files, most of them links into a cache: all at once, or a power cut
+            new.rename(folder)  # could leave a whole folder's name over half of its files
         finally:
             shutil.rmtree(new, ignore_errors=True)
 
