@@ -146,3 +146,33 @@ def storage(sqlite_catalog: Catalog, home: Path, clock: MovableClock) -> Storage
     from fourfold.foundation.storage.service import Storage
 
     return Storage(sqlite_catalog, LocalBlobs(home / "blobs"), DeltaTables(home / "tables"), clock)
+
+
+@pytest.fixture(scope="session")
+def moto() -> Iterator[str]:
+    """The endpoint of an S3 server in a process of its own, the same for all tests of this one."""
+    from tests.s3 import MOTO, serving
+
+    with serving(MOTO) as endpoint:
+        yield endpoint
+
+
+@pytest.fixture
+def aws(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPatch:
+    """Keys of nobody in the environment, and nothing else of this machine's own that S3 clients look at."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "nobody")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "nothing")
+    monkeypatch.setenv("AWS_REGION", "us-east-1")
+    return monkeypatch
+
+
+@pytest.fixture
+def s3(moto: str, aws: pytest.MonkeyPatch) -> str:
+    """The address of an empty bucket on a real S3 server, whose endpoint the environment names."""
+    from tests.s3 import fresh_bucket
+
+    aws.setenv("AWS_ENDPOINT_URL", moto)
+    return f"s3://{fresh_bucket(moto)}/team"

@@ -17,6 +17,7 @@ HOMES: dict[str, str] = {
     "sqlalchemy": r"fourfold\.catalog(\..*)?|fourfold\..*\.tables",
     "alembic": r"fourfold\.catalog(\..*)?",
     "deltalake": r"fourfold\.adapters\..*",
+    "obstore": r"fourfold\.adapters\..*",
     "lmdb": r"fourfold\.adapters\..*",
     "blake3": r"fourfold\.adapters\..*",
     "skops": r"fourfold\.adapters\..*",
@@ -90,7 +91,7 @@ def test_every_room_has_a_page() -> None:
     pages = SOURCE.parent.parent / "docs" / "internals"
     rooms = [
         "catalog", "storage", "compute", "environments", "flows", "pools", "runner", "sim", "features",
-        "models", "hosting", "workbench", "server", "cli", "advise", "house", "dependencies",
+        "models", "hosting", "workbench", "server", "cli", "advise", "house", "dependencies", "objects",
     ]  # fmt: skip
     assert [room for room in rooms if not (pages / f"{room}.md").exists()] == []
 

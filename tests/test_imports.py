@@ -24,6 +24,7 @@ HEAVY = {
     "msgspec",
     "nbconvert",
     "numpy",
+    "obstore",
     "pandas",
     "papermill",
     "pyarrow",
