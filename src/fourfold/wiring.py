@@ -154,8 +154,10 @@ class Project:
     @part
     def blobs(self) -> BlobStore:
         from fourfold.adapters.local_blobs import LocalBlobs
+        from fourfold.foundation.storage.known import KnownFiles, remembering
 
-        return LocalBlobs(self._folder(self.settings.storage, self.home) / "blobs")
+        store = LocalBlobs(self._folder(self.settings.storage, self.home) / "blobs")
+        return remembering(store, KnownFiles(self.home / "known-files"))
 
     @part
     def tables(self) -> TableStore:

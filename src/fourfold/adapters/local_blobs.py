@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import io
 import os
 import re
 import secrets
 import shutil
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -18,91 +21,125 @@ import blake3
 
 from fourfold.core.errors import Corrupted, NotFound, OutOfSpace, Refused
 from fourfold.core.ports.blobs import Digest
+from fourfold.core.storage import BlobEntry
+from fourfold.core.times import Instant
 
 READ_BYTES = 1 << 20
+COPY_BYTES = 8 << 20
+"""How much is copied before the thread that digests may go on."""
 PARALLEL_BYTES = 8 << 20
 """Above this a digest is worth more than one thread."""
+THREAD_BYTES = 128 << 10
+"""Below this a piece is digested sooner than it is handed to a thread."""
+MOST_WAITING = 8
+"""Pieces that may wait for the thread that digests them."""
+UNSURE, SURE = 0o400, 0o444
+"""The mode of a blob whose name may not be on the disk yet, and of one whose name is."""
 ABANDONED_S = 86_400
 """A temporary file this old belongs to a process that died."""
 
 _DIGEST = re.compile(r"blake3:([0-9a-f]{64})")
+_NAME = re.compile(r"[0-9a-f]{64}")
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_CANNOT_COPY = {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF, errno.EPERM}
+"""What `copy_file_range` says between disks or kinds of files that it does not know."""
 
 
 class LocalBlobs:
     """Keeps blobs under `folder`.
 
     A blob is written to a temporary file, synced, renamed into place, and its folder synced, before `put`
-    returns. Files are read-only (0444). A file whose bytes are found wrong is moved to `quarantine/` and
-    never served; putting the right bytes again stores them afresh.
+    returns. Files are read-only (0444; 0400 until the folder is synced). A file whose bytes are found wrong
+    is moved to `quarantine/` and never served; putting the right bytes again stores them afresh.
+
+    A blob's age counts from its inode's change time, which a rename, a touch and a new link set and
+    nobody can set back. Giving a name and renewing hold the lock shared, removing holds it alone.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._new = folder / "new"
         self._quarantine = folder / "quarantine"
+        self._lock = folder / "lock"
+        self._synced: set[Path] = set()
+        """Folders whose own names are known to be on the disk; they are never removed."""
         self._new.mkdir(parents=True, exist_ok=True)
+        if not self._lock.exists():
+            self._lock.touch(0o600)  # now: on a full disk there would be no room for it
         self._sweep()
 
     def __repr__(self) -> str:
         return f"<LocalBlobs {self._folder}>"
 
     def put(self, data: bytes | Iterable[bytes]) -> Digest:
-        if not isinstance(data, bytes):
-            return self._store(data)
-        digest = _digest_of(data)
-        if self._stored_size(digest) != len(data):
-            return self._store((data,))
-        self._sync_folders(self._path(digest))  # whoever put it there may not have come so far
-        return digest
-
-    def _store(self, pieces: Iterable[bytes]) -> Digest:
-        hasher = blake3.blake3()
-        with self._temporary() as (path, file):
-            for piece in pieces:
-                hasher.update(piece)
+        if isinstance(data, bytes):
+            return self._put_bytes(data)
+        with self._temporary() as (path, file), _Digesting() as digesting:
+            for piece in data:
+                digesting.add(piece)
                 file.write(piece)
             file.flush()
-            os.fchmod(file.fileno(), 0o444)
-            os.fsync(file.fileno())
-            digest = Digest(f"blake3:{hasher.hexdigest()}")
-            self._place(path, digest)
+            os.fsync(file.fileno())  # while the thread digests what it has not come to
+            return self._keep(path, file, digesting.digest())
+
+    def _put_bytes(self, data: bytes) -> Digest:
+        """Known before they are written: what is there already is not written at all."""
+        digest = _digest_of(data)
+        if not self._renewed(digest, len(data)):
+            with self._temporary() as (path, file):
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+                self._name(path, file, digest)
         return digest
 
     def put_file(self, path: Path) -> Digest:
-        with path.open("rb") as file:
-            return self.put(iter(lambda: file.read(READ_BYTES), b""))
+        with path.open("rb", buffering=0) as source:
+            if os.fstat(source.fileno()).st_size < READ_BYTES:
+                return self.put(source.readall())
+            with self._temporary() as (temporary, file):
+                return self._keep(temporary, file, _copied(source.fileno(), file.fileno()))
 
     def get(self, digest: Digest) -> bytes:
-        try:
-            data = self._path(digest).read_bytes()
-        except FileNotFoundError:
-            raise _unknown(digest) from None
+        with self._opened(digest) as file:
+            data = file.readall()
         if _digest_of(data) != digest:
             raise self.quarantine(digest)
         return data
 
+    def part(self, digest: Digest, offset: int, length: int) -> bytes:
+        if offset < 0 or length < 0:
+            raise Refused(f"no blob has a part of {length} bytes at {offset}")
+        with self._opened(digest) as file:
+            file.seek(offset)
+            pieces = []
+            while length > 0 and (piece := file.read(length)):
+                pieces.append(piece)
+                length -= len(piece)
+            return b"".join(pieces)
+
     def open(self, digest: Digest) -> BinaryIO:
-        try:
-            file = self._path(digest).open("rb", buffering=0)
-        except FileNotFoundError:
-            raise _unknown(digest) from None
-        return io.BufferedReader(_Verified(file, digest, self), READ_BYTES)
+        return io.BufferedReader(_Verified(self._opened(digest), digest, self), READ_BYTES)
 
     def has(self, digest: Digest) -> bool:
         return self._path(digest).is_file()
 
     def size(self, digest: Digest) -> int:
-        size = self._stored_size(digest)
-        if size is None:
-            raise _unknown(digest)
-        return size
+        try:
+            return self._path(digest).stat().st_size
+        except FileNotFoundError:
+            raise _unknown(digest) from None
 
     def digests(self) -> Iterator[Digest]:
-        for first in sorted(self._folder.glob("[0-9a-f][0-9a-f]")):
-            for second in sorted(first.iterdir()):
-                for file in sorted(second.iterdir()):
-                    yield Digest(f"blake3:{file.name}")
+        return (Digest(f"blake3:{path.name}") for path in self._paths(""))
+
+    def entries(self, *, after: Digest | None = None) -> Iterator[BlobEntry]:
+        for path in self._paths("" if after is None else self._path(after).name):
+            with suppress(FileNotFoundError):
+                yield _entry(path)
+
+    def renew(self, digest: Digest) -> bool:
+        return self._renewed(digest, None)
 
     def delete(self, digest: Digest) -> None:
         path = self._path(digest)
@@ -110,27 +147,50 @@ class LocalBlobs:
             path.unlink()
             _sync_folder(path.parent)
 
+    def collect(self, digest: Digest, before: Instant) -> bool:
+        path = self._path(digest)
+        with self._locked(fcntl.LOCK_EX):
+            try:
+                if _changed_at(path.stat()) >= before:
+                    return False
+                path.unlink()
+            except FileNotFoundError:
+                return False
+        _sync_folder(path.parent)
+        return True
+
+    def quarantined(self) -> Iterator[BlobEntry]:
+        for path in sorted(self._quarantine.glob("*.*")):
+            if _NAME.fullmatch(path.stem):
+                with suppress(FileNotFoundError):
+                    yield _entry(path)
+
+    def release(self, digest: Digest) -> None:
+        for path in self._quarantine.glob(f"{self._path(digest).name}.*"):
+            path.unlink(missing_ok=True)
+
     def materialize(self, digest: Digest, path: Path, *, executable: bool = False) -> None:
         self._verify(digest)
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+        temporary = path.with_name(f".{path.name[:100]}.{secrets.token_hex(8)}")
         try:
             with _out_of_space(path.parent):
-                self._link_or_copy(self._path(digest), temporary, executable=executable)
+                self._link_or_copy(digest, temporary, executable=executable)
                 temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
 
-    def _link_or_copy(self, source: Path, target: Path, *, executable: bool) -> None:
+    def _link_or_copy(self, digest: Digest, target: Path, *, executable: bool) -> None:
         """A link shares the store's own read-only file; where it cannot, the bytes are copied.
 
         An executable is always a copy: modes belong to the file, and the store's may not change.
         """
         if not executable:
             with suppress(OSError):
-                os.link(source, target)
+                os.link(self._path(digest), target)
                 return
-        shutil.copyfile(source, target)
+        with self._opened(digest) as source, target.open("wb") as file:
+            shutil.copyfileobj(source, file, READ_BYTES)
         target.chmod(0o555 if executable else 0o444)
 
     def _path(self, digest: Digest) -> Path:
@@ -143,32 +203,89 @@ class LocalBlobs:
         name = match[1]
         return self._folder / name[:2] / name[2:4] / name
 
-    def _stored_size(self, digest: Digest) -> int | None:
+    def _paths(self, after: str) -> Iterator[Path]:
+        """The blobs' files in the order of their names, those after a name."""
+        for first in sorted(self._folder.glob("[0-9a-f][0-9a-f]")):
+            if first.name < after[:2]:
+                continue
+            for second in sorted(first.iterdir()):
+                if first.name + second.name < after[:4]:
+                    continue
+                for file in sorted(second.iterdir()):
+                    if file.name > after and _NAME.fullmatch(file.name):
+                        yield file
+
+    def _opened(self, digest: Digest) -> io.FileIO:
         try:
-            return self._path(digest).stat().st_size
+            return self._path(digest).open("rb", buffering=0)
         except FileNotFoundError:
-            return None
+            raise _unknown(digest) from None
 
     @contextmanager
     def _temporary(self) -> Iterator[tuple[Path, BinaryIO]]:
         """A new file that is gone after the block, unless it was renamed into place."""
         path = self._new / secrets.token_hex(16)
         try:
-            with _out_of_space(self._folder), path.open("xb", buffering=READ_BYTES) as file:
+            with _out_of_space(self._folder), path.open("x+b", buffering=READ_BYTES) as file:
+                os.fchmod(file.fileno(), UNSURE)
                 yield path, file
         finally:
             path.unlink(missing_ok=True)
 
-    def _place(self, temporary: Path, digest: Digest) -> None:
+    def _keep(self, temporary: Path, file: BinaryIO, digest: Digest) -> Digest:
+        """Give a whole, synced temporary file its name, unless that blob is there."""
+        if not self._renewed(digest, os.fstat(file.fileno()).st_size):
+            self._name(temporary, file, digest)
+        return digest
+
+    def _name(self, temporary: Path, file: BinaryIO, digest: Digest) -> None:
         path = self._path(digest)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.replace(path)
+        with self._locked(fcntl.LOCK_SH):
+            try:
+                temporary.replace(path)
+            except FileNotFoundError:  # the first blob of its folder
+                self._synced -= {path.parent, path.parent.parent}
+                path.parent.mkdir(parents=True, exist_ok=True)
+                temporary.replace(path)
         self._sync_folders(path)
+        os.fchmod(file.fileno(), SURE)
+
+    def _renewed(self, digest: Digest, size_bytes: int | None) -> bool:
+        """Whether the blob is there (with this size); its age begins again then.
+
+        A file cut short, as a power cut leaves it where a disk lies about syncing, counts as not there.
+        """
+        path = self._path(digest)
+        try:
+            with self._locked(fcntl.LOCK_SH):
+                known = path.stat()
+                if size_bytes is not None and known.st_size != size_bytes:
+                    return False
+                os.utime(path)
+            if known.st_mode & 0o777 == UNSURE:  # whoever put it there has not come so far
+                self._sync_folders(path)
+                path.chmod(SURE)
+        except FileNotFoundError:
+            return False
+        return True
 
     def _sync_folders(self, path: Path) -> None:
         """Make a blob's name survive a power cut, and those of its folders, whoever made them."""
-        for folder in (path.parent, path.parent.parent, self._folder):
-            _sync_folder(folder)
+        _sync_folder(path.parent)
+        for folder in (path.parent, path.parent.parent):
+            if folder not in self._synced:
+                _sync_folder(folder.parent)
+                self._synced.add(folder)
+
+    @contextmanager
+    def _locked(self, how: int) -> Iterator[None]:
+        """Hold the store's lock, between threads too; the kernel lets go of it when a process dies."""
+        descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, how)
+            yield
+        finally:
+            os.close(descriptor)
 
     def _verify(self, digest: Digest) -> None:
         with self.open(digest) as file:
@@ -223,6 +340,78 @@ class _Verified(io.RawIOBase):
     def close(self) -> None:
         self._file.close()
         super().close()
+
+
+class _Digesting:
+    """The digest of pieces that are given one after another, made in a thread while they are written."""
+
+    def __init__(self) -> None:
+        self._hasher = blake3.blake3()
+        self._pool = ThreadPoolExecutor(1)
+        self._waiting: deque[Future[object]] = deque()
+
+    def __enter__(self) -> _Digesting:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    def add(self, piece: bytes) -> None:
+        if not self._waiting and len(piece) < THREAD_BYTES:
+            self._hasher.update(piece)
+            return
+        self._waiting.append(self._pool.submit(self._hasher.update, piece))
+        if len(self._waiting) > MOST_WAITING:
+            self._waiting.popleft().result()
+
+    def digest(self) -> Digest:
+        while self._waiting:
+            self._waiting.popleft().result()
+        return Digest(f"blake3:{self._hasher.hexdigest()}")
+
+
+def _copied(source: int, target: int) -> Digest:
+    """Copy a file within the kernel and sync it, while a thread digests what was written so far.
+
+    The digest is that of the target's bytes, whatever somebody does to the source meanwhile.
+    """
+    hasher = blake3.blake3()
+    buffer = memoryview(bytearray(READ_BYTES))
+
+    def digest(start: int, end: int) -> None:
+        while start < end:
+            count = os.preadv(target, [buffer[: end - start]], start)
+            hasher.update(buffer[:count])
+            start += count
+
+    written, digested = 0, []
+    with ThreadPoolExecutor(1) as pool:
+        while count := _copy_some(source, target):
+            digested.append(pool.submit(digest, written, written + count))
+            written += count
+        os.fsync(target)
+    for piece in digested:
+        piece.result()
+    return Digest(f"blake3:{hasher.hexdigest()}")
+
+
+def _copy_some(source: int, target: int) -> int:
+    """Copy the next bytes; 0 at the end."""
+    try:
+        return os.copy_file_range(source, target, COPY_BYTES)
+    except OSError as error:
+        if error.errno not in _CANNOT_COPY:
+            raise
+    return os.sendfile(target, source, None, COPY_BYTES)
+
+
+def _entry(path: Path) -> BlobEntry:
+    known = path.stat()
+    return BlobEntry(Digest(f"blake3:{path.name[:64]}"), known.st_size, _changed_at(known))
+
+
+def _changed_at(known: os.stat_result) -> Instant:
+    return Instant(known.st_ctime_ns // 1000)
 
 
 def _digest_of(data: bytes) -> Digest:

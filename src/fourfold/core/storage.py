@@ -58,6 +58,16 @@ class TableVersion:
 
 
 @dataclass(frozen=True, slots=True)
+class BlobEntry:
+    """A blob as its store knows it."""
+
+    digest: Digest
+    size_bytes: int
+    put_at: Instant
+    """When it was last put or renewed, by the store's own clock."""
+
+
+@dataclass(frozen=True, slots=True)
 class TableInfo:
     """A table as it is now."""
 

@@ -5,15 +5,22 @@ from __future__ import annotations
 import hashlib
 import io
 import re
-from collections.abc import Iterable, Iterator
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO
 
 from fourfold.core.errors import NotFound, Refused
 from fourfold.core.ports.blobs import BlobStore, Digest
+from fourfold.core.storage import BlobEntry
+from fourfold.core.times import Instant
 from fourfold.testing.raising import raising
 
 UNKNOWN = Digest("blake3:" + "0" * 64)
+LATER = Instant(1 << 60)
+RACES = 20
 
 
 class MemoryBlobs:
@@ -24,11 +31,13 @@ class MemoryBlobs:
 
     def __init__(self) -> None:
         self._blobs: dict[Digest, bytes] = {}
+        self._put_at: dict[Digest, Instant] = {}
 
     def put(self, data: bytes | Iterable[bytes]) -> Digest:
         whole = data if isinstance(data, bytes) else b"".join(data)
         digest = Digest("blake3:" + hashlib.blake2b(whole, digest_size=32).hexdigest())
         self._blobs[digest] = whole
+        self.renew(digest)
         return digest
 
     def put_file(self, path: Path) -> Digest:
@@ -40,6 +49,11 @@ class MemoryBlobs:
         if digest not in self._blobs:
             raise NotFound(f"no blob has the digest {digest}", digest=digest)
         return self._blobs[digest]
+
+    def part(self, digest: Digest, offset: int, length: int) -> bytes:
+        if offset < 0 or length < 0:
+            raise Refused(f"no blob has a part of {length} bytes at {offset}")
+        return self.get(digest)[offset : offset + length]
 
     def open(self, digest: Digest) -> BinaryIO:
         return io.BytesIO(self.get(digest))
@@ -53,8 +67,30 @@ class MemoryBlobs:
     def digests(self) -> Iterator[Digest]:
         yield from sorted(self._blobs)
 
+    def entries(self, *, after: Digest | None = None) -> Iterator[BlobEntry]:
+        for digest in self.digests():
+            if after is None or digest > after:
+                yield BlobEntry(digest, len(self._blobs[digest]), self._put_at[digest])
+
+    def renew(self, digest: Digest) -> bool:
+        if digest not in self._blobs:
+            return False
+        self._put_at[digest] = Instant(time.time_ns() // 1000)
+        return True
+
     def delete(self, digest: Digest) -> None:
         self._blobs.pop(digest, None)
+
+    def collect(self, digest: Digest, before: Instant) -> bool:
+        if digest not in self._blobs or self._put_at[digest] >= before:
+            return False
+        self.delete(digest)
+        return True
+
+    def quarantined(self) -> Iterator[BlobEntry]:
+        return iter(())  # bytes in memory do not change
+
+    def release(self, digest: Digest) -> None: ...
 
     def materialize(self, digest: Digest, path: Path, *, executable: bool = False) -> None:
         data = self.get(digest)
@@ -95,6 +131,86 @@ class BlobStoreKit:
             assert stream.read(10) == data[:10]
             assert stream.read() == data[10:]
             assert stream.read() == b""
+
+    def test_a_part_is_cut_at_the_end_and_never_outside(self, store: BlobStore) -> None:
+        digest = store.put(b"0123456789")
+        assert store.part(digest, 0, 4) == b"0123"
+        assert store.part(digest, 8, 4) == b"89"
+        assert store.part(digest, 10, 4) == store.part(digest, 3, 0) == b""
+        for offset, length in ((-1, 4), (0, -1)):
+            with raising(Refused, naming="part"):
+                store.part(digest, offset, length)
+        with raising(NotFound):
+            store.part(UNKNOWN, 0, 4)
+
+    def test_entries_are_sorted_and_go_on_after_any_digest(self, store: BlobStore) -> None:
+        sizes = {store.put(b"x" * size): size for size in range(20)}
+        entries = list(store.entries())
+        assert {entry.digest: entry.size_bytes for entry in entries} == sizes
+        assert [entry.digest for entry in entries] == sorted(sizes)
+        assert list(store.entries(after=entries[7].digest)) == entries[8:]
+        assert list(store.entries(after=UNKNOWN)) == entries
+        assert list(store.entries(after=entries[-1].digest)) == []
+
+    def test_only_a_blob_that_is_old_enough_is_collected(self, store: BlobStore) -> None:
+        digest = store.put(b"x")
+        (entry,) = store.entries()
+        assert not store.collect(digest, entry.put_at)
+        assert store.has(digest)
+        assert store.collect(digest, Instant(entry.put_at + 1))
+        assert not store.has(digest)
+        assert not store.collect(digest, LATER)
+        assert store.put(b"x") == digest
+        assert store.get(digest) == b"x"
+
+    def test_putting_or_renewing_a_blob_begins_its_age_again(self, store: BlobStore, tmp_path: Path) -> None:
+        (tmp_path / "file").write_bytes(b"x")
+        digest = store.put(b"x")
+        for again in (
+            lambda: store.put(b"x"),
+            lambda: store.put([b"x"]),
+            lambda: store.put_file(tmp_path / "file"),
+            lambda: store.renew(digest),
+        ):
+            now = self.a_later_instant(store, digest)
+            again()
+            assert not store.collect(digest, now)
+        assert not store.renew(UNKNOWN)
+
+    def test_a_put_or_renewal_that_returned_while_its_blob_was_collected_is_there(
+        self, store: BlobStore
+    ) -> None:
+        digest = store.put(b"contested")
+        ways = (lambda: store.put(b"contested") == digest, lambda: store.renew(digest))
+        for turn in range(RACES):
+            before = self.a_later_instant(store, digest)
+            start = threading.Barrier(3)
+
+            def collect(start: threading.Barrier = start, before: Instant = before) -> bool:
+                start.wait()
+                return store.collect(digest, before)
+
+            def cite(way: Callable[[], bool], start: threading.Barrier = start) -> bool:
+                start.wait()
+                return way()
+
+            with ThreadPoolExecutor(3) as pool:
+                collected = pool.submit(collect)
+                cited = [pool.submit(cite, ways[turn % 2]) for _ in range(2)]
+            assert collected.result() in (True, False)
+            if any(each.result() for each in cited):
+                assert store.get(digest) == b"contested"
+            store.put(b"contested")
+
+    def a_later_instant(self, store: BlobStore, digest: Digest) -> Instant:
+        """An instant after a blob was put and not after now, by the store's own clock."""
+        put_at = {entry.digest: entry.put_at for entry in store.entries()}[digest]
+        while True:
+            scratch = store.put(b"scratch")
+            now = {entry.digest: entry.put_at for entry in store.entries()}[scratch]
+            store.delete(scratch)
+            if now > put_at:
+                return now
 
     def test_an_unknown_digest_is_not_found(self, store: BlobStore, tmp_path: Path) -> None:
         assert not store.has(UNKNOWN)
