@@ -8,6 +8,7 @@ import os
 import re
 import secrets
 import tempfile
+import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,8 @@ from fourfold.core.errors import Corrupted, FourfoldError, NotFound, OutOfSpace,
 from fourfold.core.objects import Key
 from fourfold.core.ports.blobs import Digest
 from fourfold.core.ports.objects import ObjectStore
+from fourfold.core.storage import BlobEntry
+from fourfold.core.times import Instant
 
 CREATE_BYTES = 64 << 20
 """Up to this a blob is created by one conditional request; above it, sent in parts."""
@@ -31,7 +34,13 @@ PARALLEL_BYTES = 8 << 20
 """Above this a digest is worth more than one thread."""
 
 _DIGEST = re.compile(r"blake3:([0-9a-f]{64})")
-_PREFIX = "blobs"
+SWEEP_S = 240.0
+"""A sweeper that took longer than this to look at a blob removes nothing."""
+DEAD_S = 600.0
+"""A sweeper's mark this old is of one that died: `SWEEP_S` and the longest patience of a request are over."""
+WAIT_S = 0.2
+
+_PREFIX, _RENEWED, _SWEEPING, _QUARANTINE = "blobs", "renewed", "sweeping", "quarantine"
 _FULL = {28, 27, 122}  # ENOSPC, EFBIG, EDQUOT
 
 
@@ -44,6 +53,12 @@ class ObjectBlobs:
     which the store joins at the end: two who send the same one send the same bytes.
 
     Every read is hashed. An object whose bytes are wrong, seen twice, is moved to `quarantine/`.
+
+    A blob's age counts from its object's time, or from that of an empty object below `renewed/`: a store
+    will not touch an object. There are no locks, so a sweeper marks the blob before it looks at its age and
+    until it is done; a put or renewal, once done, looks for a mark, waits while there is one, and then looks
+    whether the blob is there. Had the sweeper looked before, the mark was there; had it looked after, it saw
+    the new age.
     """
 
     def __init__(self, objects: ObjectStore) -> None:
@@ -92,13 +107,52 @@ class ObjectBlobs:
 
     def _store(self, digest: Digest, size: int, pieces: Callable[[], Iterator[bytes]]) -> Digest:
         key = _key(digest)
-        there = self._objects.stat(key)
-        if there is not None and there.object_bytes == size:
-            return digest
-        if there is None and size <= CREATE_BYTES and self._objects.create(key, b"".join(pieces())):
-            return digest
-        self._objects.put(key, pieces(), size_hint=size)
-        return digest
+        while True:
+            there = self._objects.stat(key)
+            if there is not None and there.object_bytes == size:
+                if self._renewed(key):
+                    return digest
+                continue
+            is_small = there is None and size <= CREATE_BYTES
+            if not (is_small and self._objects.create(key, b"".join(pieces()))):
+                self._objects.put(key, pieces(), size_hint=size)
+            if self._outlives_sweeps(key):
+                return digest
+
+    def renew(self, digest: Digest) -> bool:
+        key = _key(digest)
+        return self._objects.stat(key) is not None and self._renewed(key)
+
+    def _renewed(self, key: Key) -> bool:
+        self._objects.put(_beside(_RENEWED, key), b"")
+        return self._outlives_sweeps(key)
+
+    def _outlives_sweeps(self, key: Key) -> bool:
+        """Wait until nobody is about to remove a blob by an age that it had; whether it is there then."""
+        mark = _beside(_SWEEPING, key)
+        while (begun := self._objects.stat(mark)) is not None:
+            self._objects.put(_beside(_RENEWED, key), b"")  # tells the store's time
+            now = self._objects.stat(_beside(_RENEWED, key))
+            if now is not None and now.modified - begun.modified > DEAD_S * 1e6:
+                self._objects.delete([mark])
+            else:
+                time.sleep(WAIT_S)
+        return self._objects.stat(key) is not None
+
+    def collect(self, digest: Digest, before: Instant) -> bool:
+        key = _key(digest)
+        mark, renewed = _beside(_SWEEPING, key), _beside(_RENEWED, key)
+        started = time.monotonic()
+        self._objects.put(mark, secrets.token_bytes(8))
+        try:
+            found = [stat for each in (key, renewed) if (stat := self._objects.stat(each)) is not None]
+            is_old = bool(found) and all(stat.modified < before for stat in found)
+            if not is_old or time.monotonic() - started > SWEEP_S:
+                return False
+            self._objects.delete([key, renewed])
+            return any(stat.key == key for stat in found)
+        finally:
+            self._objects.delete([mark])
 
     def get(self, digest: Digest) -> bytes:
         with self._known(digest) as key:
@@ -106,6 +160,12 @@ class ObjectBlobs:
         if _digest_of(data) != digest:
             raise self.quarantine(digest)
         return data
+
+    def part(self, digest: Digest, offset: int, length: int) -> bytes:
+        if offset < 0 or length < 0:
+            raise Refused(f"no blob has a part of {length} bytes at {offset}")
+        with self._known(digest) as key:
+            return self._objects.read(key, offset, offset + length)
 
     def open(self, digest: Digest) -> BinaryIO:
         self.size(digest)
@@ -124,8 +184,32 @@ class ObjectBlobs:
         for stat in self._objects.listing(_PREFIX):
             yield Digest(f"blake3:{stat.key.rpartition('/')[2]}")
 
+    def entries(self, *, after: Digest | None = None) -> Iterator[BlobEntry]:
+        key = None if after is None else _key(after)
+        renewals = self._objects.listing(_RENEWED, after="" if key is None else _beside(_RENEWED, key))
+        renewal = next(renewals, None)
+        for stat in self._objects.listing(_PREFIX, after=key or ""):
+            name = _beside(_RENEWED, stat.key)
+            while renewal is not None and renewal.key < name:
+                renewal = next(renewals, None)
+            is_renewed = renewal is not None and renewal.key == name
+            put_at = max(stat.modified, renewal.modified) if renewal and is_renewed else stat.modified
+            yield BlobEntry(Digest(f"blake3:{name.rpartition('/')[2]}"), stat.object_bytes, put_at)
+
+    def quarantined(self) -> Iterator[BlobEntry]:
+        for stat in self._objects.listing(_QUARANTINE):
+            name = stat.key.rpartition("/")[2].partition(".")[0]
+            yield BlobEntry(Digest(f"blake3:{name}"), stat.object_bytes, stat.modified)
+
+    def release(self, digest: Digest) -> None:
+        name = _key(digest).rpartition("/")[2]
+        self._objects.delete(
+            [stat.key for stat in self._objects.listing(_QUARANTINE) if f"/{name}." in stat.key]
+        )
+
     def delete(self, digest: Digest) -> None:
-        self._objects.delete([_key(digest)])
+        key = _key(digest)
+        self._objects.delete([key, _beside(_RENEWED, key)])
 
     def materialize(self, digest: Digest, path: Path, *, executable: bool = False) -> None:
         size = self.size(digest)
@@ -173,7 +257,7 @@ class ObjectBlobs:
                 ways_on=["try again; if it happens often, look at the network and at proxies"],
                 digest=digest,
             )
-        kept = Key(f"quarantine/{digest.partition(':')[2]}.{secrets.token_hex(4)}")
+        kept = Key(f"{_QUARANTINE}/{digest.partition(':')[2]}.{secrets.token_hex(4)}")
         self._objects.copy(key, kept)
         self._objects.delete([key])
         return Corrupted(
@@ -270,6 +354,11 @@ def _key(digest: Digest) -> Key:
         )
     name = match[1]
     return Key(f"{_PREFIX}/{name[:2]}/{name[2:4]}/{name}")
+
+
+def _beside(prefix: str, key: Key) -> Key:
+    """The key of what is kept about a blob."""
+    return Key(prefix + key.removeprefix(_PREFIX))
 
 
 def _digest_of(data: bytes) -> Digest:

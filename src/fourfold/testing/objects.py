@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
@@ -24,15 +25,22 @@ class MemoryObjects:
 
     def __init__(self) -> None:
         self.objects: dict[Key, bytes] = {}
+        self._modified: dict[Key, Instant] = {}
         self._lock = threading.Lock()
 
     def create(self, key: Key, data: bytes) -> bool:
         with self._lock:
-            return self.objects.setdefault(key, data) == data
+            if key not in self.objects:
+                self._set(key, data)
+            return self.objects[key] == data
 
     def put(self, key: Key, data: bytes | Iterable[bytes], *, size_hint: int = 0) -> None:
         del size_hint
-        self.objects[key] = data if isinstance(data, bytes) else b"".join(data)
+        self._set(key, data if isinstance(data, bytes) else b"".join(data))
+
+    def _set(self, key: Key, data: bytes) -> None:
+        self.objects[key] = data
+        self._modified[key] = Instant(time.time_ns() // 1000)
 
     def get(self, key: Key) -> bytes:
         if key not in self.objects:
@@ -48,12 +56,15 @@ class MemoryObjects:
             yield data[at : at + (1 << 20)]
 
     def stat(self, key: Key) -> ObjectStat | None:
-        return ObjectStat(key, len(self.objects[key]), Instant(0)) if key in self.objects else None
+        data = self.objects.get(key)
+        return None if data is None else ObjectStat(key, len(data), self._modified[key])
 
     def listing(self, prefix: str, *, after: str = "") -> Iterator[ObjectStat]:
         for key in sorted(self.objects):
             if key > after and key.startswith(f"{prefix.rstrip('/')}/".lstrip("/")):
-                yield ObjectStat(key, len(self.objects[key]), Instant(0))
+                stat = self.stat(key)
+                if stat is not None:
+                    yield stat
 
     def folders(self, prefix: str) -> Iterator[str]:
         below = f"{prefix.rstrip('/')}/".lstrip("/")
@@ -61,7 +72,7 @@ class MemoryObjects:
         yield from sorted({rest.partition("/")[0] for rest in rests if "/" in rest})
 
     def copy(self, source: Key, target: Key) -> None:
-        self.objects[target] = self.get(source)
+        self._set(target, self.get(source))
 
     def delete(self, keys: Iterable[Key]) -> None:
         for key in keys:
