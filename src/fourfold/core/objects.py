@@ -107,6 +107,8 @@ class ObjectStat:
     object_bytes: int
     modified: Instant
     """By the store's clock, often in whole seconds."""
+    tag: str = ""
+    """What changes when the bytes do."""
 
 
 def _endpoint(address: str, endpoint: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -50,6 +51,10 @@ class MemoryObjects:
     def read(self, key: Key, start: int, stop: int) -> bytes:
         return self.get(key)[start:stop]
 
+    def tail(self, key: Key, count: int) -> tuple[bytes, int]:
+        data = self.get(key)
+        return data[-count:], len(data)
+
     def pieces(self, key: Key, *, start: int = 0) -> Iterator[bytes]:
         data = self.get(key)
         for at in range(start, len(data), 1 << 20):
@@ -57,7 +62,9 @@ class MemoryObjects:
 
     def stat(self, key: Key) -> ObjectStat | None:
         data = self.objects.get(key)
-        return None if data is None else ObjectStat(key, len(data), self._modified[key])
+        if data is None:
+            return None
+        return ObjectStat(key, len(data), self._modified[key], tag=hashlib.sha256(data).hexdigest())
 
     def listing(self, prefix: str, *, after: str = "") -> Iterator[ObjectStat]:
         for key in sorted(self.objects):
@@ -102,6 +109,15 @@ class ObjectStoreKit:
         assert objects.read(Key("k"), 8, 50) == b"89"
         assert objects.read(Key("k"), 10, 50) == b""
         assert objects.read(Key("k"), 3, 3) == b""
+        objects.put(Key("k"), LONG)
+        assert objects.read(Key("k"), 5, 18_000_000) == LONG[5:18_000_000]
+
+    def test_a_tail_tells_the_size(self, objects: ObjectStore) -> None:
+        for data in (b"", b"0123", LONG):
+            objects.put(Key("k"), data)
+            assert objects.tail(Key("k"), 10) == (data[-10:], len(data))
+        with raising(NotFound, naming="l"):
+            objects.tail(Key("l"), 10)
 
     def test_what_is_not_there_is_not_found(self, objects: ObjectStore) -> None:
         assert objects.stat(Key("k")) is None
@@ -139,6 +155,15 @@ class ObjectStoreKit:
             winners = [writer for writer in range(8) if won[writer][turn]]
             assert len(winners) == 1
             assert objects.get(Key(f"race/{turn}")) == b"writer %d" % winners[0]
+
+    def test_a_tag_changes_with_the_bytes(self, objects: ObjectStore) -> None:
+        tags = []
+        for data in (b"one", b"two", b"two"):
+            objects.put(Key("k"), data)
+            stat = objects.stat(Key("k"))
+            assert stat is not None
+            tags.append(stat.tag)
+        assert tags[0] != tags[1] == tags[2]
 
     def test_a_put_whose_source_fails_stores_nothing(self, objects: ObjectStore) -> None:
         def source() -> Iterator[bytes]:

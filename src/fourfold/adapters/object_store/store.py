@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError
@@ -17,6 +18,9 @@ from fourfold.adapters.object_store.opening import opened
 from fourfold.core.errors import FourfoldError, NotFound, Refused, Unavailable
 from fourfold.core.objects import Key, ObjectAddress, ObjectStat
 from fourfold.core.times import instant
+
+if TYPE_CHECKING:
+    from obstore import SuffixRange
 
 SINGLE_BYTES = 64 << 20
 """Up to this an object is stored by one request, above it in parts."""
@@ -91,13 +95,24 @@ class ObstoreObjects:
         return b"".join(self.pieces(key))
 
     def read(self, key: Key, start: int, stop: int) -> bytes:
-        if stop <= start:
-            return b""
-        found = self._range(key, start, stop)
-        return found[0] if found else b""
+        def piece(at: int) -> bytes:
+            found = self._range(key, (at, min(at + PIECE_BYTES, stop)))
+            return found[0] if found else b""
+
+        starts = range(start, stop, PIECE_BYTES)
+        if len(starts) <= 1:
+            return b"".join(map(piece, starts))
+        with ThreadPoolExecutor(AHEAD) as pool:
+            return b"".join(pool.map(piece, starts))
+
+    def tail(self, key: Key, count: int) -> tuple[bytes, int]:
+        if self._address.scheme == "az":  # it has no such request
+            size = self._size(key)
+            return self.read(key, max(0, size - count), size), size
+        return self._range(key, {"suffix": count}) or (b"", 0)
 
     def pieces(self, key: Key, *, start: int = 0) -> Iterator[bytes]:
-        first = self._range(key, start, start + PIECE_BYTES)
+        first = self._range(key, (start, start + PIECE_BYTES))
         if first is None:
             return
         data, object_bytes = first
@@ -155,16 +170,29 @@ class ObstoreObjects:
                     for key in batch:
                         self.delete([key])
 
-    def _range(self, key: Key, start: int, stop: int) -> tuple[bytes, int] | None:
-        """Some bytes and the size of the whole object; None where there is nothing from `start` on."""
+    def _size(self, key: Key) -> int:
+        with self._errors(key):
+            return obstore.head(self._client, key)["size"]
+
+    def _range(self, key: Key, which: tuple[int, int] | SuffixRange) -> tuple[bytes, int] | None:
+        """Some bytes and the size of the whole object; None where it ends before them."""
         try:
             with self._errors(key):
-                result = obstore.get(self._client, key, options={"range": (start, stop)})
+                result = obstore.get(self._client, key, options={"range": which})
                 return result.bytes().to_bytes(), result.meta["size"]
         except Refused as error:
             if error.facts.get("status") == 416:  # it begins at the end, or after
                 return None
             raise
+        except Unavailable as error:
+            if "non-partial" not in error.message:
+                raise
+        with self._errors(key):  # an answer of all bytes: some stores send it when there are none
+            whole = obstore.get(self._client, key).bytes().to_bytes()
+        start, stop = (
+            which if isinstance(which, tuple) else (max(0, len(whole) - which["suffix"]), len(whole))
+        )
+        return whole[start:stop], len(whole)
 
     def _created(self, key: Key, data: bytes) -> bool:
         try:
@@ -217,7 +245,8 @@ class _Exists(FourfoldError):
 
 
 def _stat(meta: obstore.ObjectMeta) -> ObjectStat:
-    return ObjectStat(Key(meta["path"]), meta["size"], instant(meta["last_modified"]))
+    modified = instant(meta["last_modified"])
+    return ObjectStat(Key(meta["path"]), meta["size"], modified, meta["e_tag"] or "")
 
 
 def _cut(data: bytes) -> Iterator[bytes]:

@@ -52,7 +52,14 @@ class ObjectStore(Protocol):
         ...
 
     def read(self, key: Key, start: int, stop: int) -> bytes:
-        """The bytes from `start` up to `stop`; fewer where the object ends before."""
+        """The bytes from `start` up to `stop`; fewer where the object ends before.
+
+        A long range is fetched in several pieces at once.
+        """
+        ...
+
+    def tail(self, key: Key, count: int) -> tuple[bytes, int]:
+        """The last bytes, `count` at most, and the size of the whole object."""
         ...
 
     def pieces(self, key: Key, *, start: int = 0) -> Iterator[bytes]:
