@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from fourfold.foundation.compute.environments import Environments
     from fourfold.foundation.compute.service import Compute
     from fourfold.foundation.storage.service import Storage
+    from fourfold.foundation.storage.upkeep import Upkeep
     from fourfold.mlplatform.features.service import FeatureStore
     from fourfold.mlplatform.hosting.host import HostDoor
     from fourfold.mlplatform.hosting.service import HostingService
@@ -160,6 +161,13 @@ class Project:
         return remembering(store, KnownFiles(self.home / "known-files"))
 
     @part
+    def uploads(self) -> BlobStore:
+        """Pieces of uploads, until the whole is there."""
+        from fourfold.adapters.local_blobs import LocalBlobs
+
+        return LocalBlobs(self._folder(self.settings.storage, self.home) / "uploads")
+
+    @part
     def tables(self) -> TableStore:
         from fourfold.adapters.delta.store import DeltaTables
 
@@ -223,6 +231,12 @@ class Project:
         from fourfold.foundation.storage.service import Storage
 
         return Storage(self.database, self.blobs, self.tables, self.clock)
+
+    @part
+    def upkeep(self) -> Upkeep:
+        from fourfold.foundation.storage.upkeep import Upkeep
+
+        return Upkeep(self.database, self.blobs, self.uploads, self.clock, folder=self.home)
 
     @part
     def compute(self) -> Compute:

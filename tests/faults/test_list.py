@@ -60,6 +60,7 @@ SHOWN: dict[str, tuple[str, ...]] = {
     ),
     "a full disk": (
         "faults/test_disk.py::test_a_flow_on_a_full_disk_fails_in_words_and_finishes_with_space",
+        "storage/test_local_blobs.py::test_a_disk_that_is_full_at_any_step_refuses_in_words_and_keeps_no_half",
         "faults/test_disk.py::test_a_disk_without_any_space_refuses_new_runs_and_keeps_what_was_there",
         "storage/test_service.py::test_a_full_disk_leaves_the_table_as_it_was_and_the_next_write_works",
         "compute/test_local_engine.py::test_on_a_full_disk_nothing_starts_and_the_key_stays_free",
@@ -71,6 +72,7 @@ SHOWN: dict[str, tuple[str, ...]] = {
     ),
     "a corrupted blob": (
         "faults/test_disk.py::test_a_corrupted_blob_is_never_served",
+        "storage/test_garbage.py::test_a_check_finds_wrong_bytes_and_who_needs_them",
         "storage/test_service.py::test_a_corrupted_blob_is_never_served_and_can_be_stored_again",
         "models/test_loading.py::test_a_blob_with_wrong_bytes_is_not_used",
     ),

@@ -13,11 +13,13 @@ from fourfold.core.services.flows import Flows
 from fourfold.core.services.hosting import Hosting
 from fourfold.core.services.models import Models
 from fourfold.core.services.storage import Storage
+from fourfold.core.services.upkeep import Upkeep
 from fourfold.core.services.workbench import Workbench
 
 PROTOCOLS: dict[str, type] = {
     "catalog": CatalogService,
     "storage": Storage,
+    "upkeep": Upkeep,
     "compute": Compute,
     "flows": Flows,
     "features": Features,
@@ -35,6 +37,8 @@ class Services(Protocol):
     def catalog(self) -> CatalogService: ...
     @property
     def storage(self) -> Storage: ...
+    @property
+    def upkeep(self) -> Upkeep: ...
     @property
     def compute(self) -> Compute: ...
     @property

@@ -137,7 +137,7 @@ class Models:
 
     def add_file(self, run: str, *, path: str, digest: Digest, size_bytes: int, attempt: int = 0) -> RunFile:
         file = RunFile(check_path(path), digest, size_bytes)
-        if not self._blobs.has(digest):
+        if not self._blobs.renew(digest):  # from here on it is cited
             raise NotFound(
                 f"file '{path}': blob {digest} is not in the store", ways_on=["put the blob first"]
             )
@@ -318,7 +318,7 @@ class Models:
         if clash := {path for path in paths if any(other.startswith(path + "/") for other in paths)}:
             raise Refused(f"the manifest of '{name}' has {sorted(clash)} as a file and as a folder")
         for file in manifest.files:
-            if not self._blobs.has(file.blake3) or self._blobs.size(file.blake3) != file.size_bytes:
+            if not self._blobs.renew(file.blake3) or self._blobs.size(file.blake3) != file.size_bytes:
                 raise Refused(
                     f"file '{file.path}' of model '{name}' is not in the store as the manifest describes it",
                     ways_on=["put all files before the manifest"],
