@@ -20,6 +20,7 @@ HOMES: dict[str, str] = {
     "obstore": r"fourfold\.adapters\..*",
     "lmdb": r"fourfold\.adapters\..*",
     "blake3": r"fourfold\.adapters\..*",
+    "sqlglot": r"fourfold\.foundation\..*",
     "skops": r"fourfold\.adapters\..*",
     "papermill": r"fourfold\.adapters\..*",
     "nbconvert": r"fourfold\.adapters\..*",
@@ -92,6 +93,7 @@ def test_every_room_has_a_page() -> None:
     rooms = [
         "catalog", "storage", "compute", "environments", "flows", "pools", "runner", "sim", "features",
         "models", "hosting", "workbench", "server", "cli", "advise", "house", "dependencies", "objects",
+        "lineage",
     ]  # fmt: skip
     assert [room for room in rooms if not (pages / f"{room}.md").exists()] == []
 

@@ -31,6 +31,7 @@ HEAVY = {
     "skops",
     "sklearn",
     "sqlalchemy",
+    "sqlglot",
     "starlette",
     "uvicorn",
     "uvloop",

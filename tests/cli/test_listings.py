@@ -106,6 +106,32 @@ def test_lineage_is_drawn_as_a_tree(fourfold: Fourfold, project: Path) -> None:
     assert len(graph["nodes"]) == 2
 
 
+def test_lineage_is_drawn_as_a_picture_too(
+    fourfold: Fourfold, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = tmp_path / "shown"
+    browser = tmp_path / "browser"
+    browser.write_text(f'#!/bin/sh\necho "$1" > {shown}\n')
+    browser.chmod(0o755)
+    monkeypatch.setenv("BROWSER", str(browser))
+    drawn = fourfold("lineage", "table:raw.flights", "--down", "-o", "svg").out
+    assert drawn.startswith("<svg ")
+    assert "raw.flights" in drawn
+    file = tmp_path / "of flights.svg"
+    ran = fourfold("lineage", "table:raw.flights", "--down", "--open", str(file))
+    assert (ran.code, file.read_text()) == (0, drawn)
+    assert "the picture is in" in ran.err
+
+
+def test_columns_are_told_where_a_query_made_them_and_said_to_be_unknown_where_not(
+    fourfold: Fourfold, project: Path
+) -> None:
+    ran = fourfold("lineage", "table:raw.flights", "--columns")
+    assert ran.code == 0
+    assert "no query is recorded" in ran.err
+    assert fourfold("lineage", "table:raw.flights#delay", "-o", "json").json["column"] == "delay"
+
+
 def test_tokens_are_made_shown_once_and_revoked(fourfold: Fourfold, empty: Path) -> None:
     made = fourfold("token", "new", "bob", "--role", "editor", "--for", "1d", "--purpose", "ci")
     assert made.code == 0

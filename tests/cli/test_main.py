@@ -64,7 +64,7 @@ def test_a_noun_says_in_the_list_what_it_says_itself() -> None:
 
 def test_every_listing_speaks_json_too() -> None:
     for path, command in ALL.items():
-        if path[-1] in {"ls", "show", "history", "audit", "schedules", "events", "doctor", "why", "lineage"}:
+        if path[-1] in {"ls", "show", "history", "audit", "schedules", "events", "doctor", "why"}:
             options = [o for o in command.params if isinstance(o, click.Option) and "--output" in o.opts]
             assert options, path
             kinds = options[0].type

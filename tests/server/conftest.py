@@ -114,6 +114,11 @@ class Garden(Protocol):
         """Give bytes."""
         ...
 
+    @route("GET /portrait", needs=Role.viewer, media="image/svg+xml")
+    def portrait(self) -> bytes:
+        """Give a picture."""
+        ...
+
     @route("POST /trouble/{kind}", needs=Role.viewer)
     def trouble(self, kind: str) -> None:
         """Fail."""
@@ -198,6 +203,9 @@ class RealGarden:
 
     def sow(self, seeds: bytes) -> int:
         return len(seeds)
+
+    def portrait(self) -> bytes:
+        return b'<svg xmlns="http://www.w3.org/2000/svg"/>'
 
     def seeds(self, *, count: int) -> bytes:
         return b"s" * count

@@ -237,5 +237,6 @@ def test_what_works_only_beside_the_project_says_so_and_is_written_down() -> Non
         "features.plan",
         "catalog.verify_token",
         "catalog.record_edges",
+        "catalog.record_query",
         "catalog.record",
     }

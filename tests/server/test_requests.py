@@ -40,6 +40,16 @@ def test_longer_routes_win_over_names_with_slashes_and_words_over_names(served: 
     assert client.get(f"{API}/leaves/oak").json() is None
 
 
+def test_a_picture_says_that_it_is_one_and_may_bring_nothing_but_its_colours(served: Served) -> None:
+    response = served.client().get(f"{API}/portrait")
+    assert response.headers["content-type"] == "image/svg+xml"
+    policy = response.headers["content-security-policy"]
+    assert policy == "default-src 'none'; style-src 'unsafe-inline'; sandbox"
+    spec = served.client().get(f"{API}/openapi.json").json()
+    answer = spec["paths"][f"{API}/portrait"]["get"]["responses"]["200"]
+    assert list(answer["content"]) == ["image/svg+xml"]
+
+
 def test_a_method_without_a_result_answers_204(served: Served) -> None:
     served.garden.grown["oak"] = Leaf(1)
     response = served.client().delete(f"{API}/leaves/oak")

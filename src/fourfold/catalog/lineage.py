@@ -20,15 +20,15 @@ NOBODY = Ref("", "", "")
 def record(connection: sa.Connection, edges: Iterable[Edge]) -> None:
     """Record edges; one recorded before counts once and keeps its first time."""
     wanted = sorted(set(edges), key=lambda e: (e.source, e.target, e.by or NOBODY))
-    ids = _ids(connection, {ref for e in wanted for ref in (e.source, e.target, e.by or NOBODY)})
+    numbers = ids(connection, {ref for e in wanted for ref in (e.source, e.target, e.by or NOBODY)})
     rows.insert_new(
         connection,
         edge_table,
         [
             {
-                "source_id": ids[e.source],
-                "target_id": ids[e.target],
-                "by_id": ids[e.by or NOBODY],
+                "source_id": numbers[e.source],
+                "target_id": numbers[e.target],
+                "by_id": numbers[e.by or NOBODY],
                 "at_us": e.at,
             }
             for e in wanted
@@ -87,7 +87,7 @@ def _edges_at(
     )
     found: list[Edge] = []
     for chunk in rows.chunks(refs):
-        wanted = _is_one_of(here, chunk)
+        wanted = is_one_of(here, chunk)
         for row in connection.execute(query.where(wanted).limit(at_most - len(found))):
             who = Ref(*row[6:9])
             found.append(
@@ -98,7 +98,7 @@ def _edges_at(
     return found
 
 
-def _ids(connection: sa.Connection, refs: set[Ref]) -> dict[Ref, int]:
+def ids(connection: sa.Connection, refs: set[Ref]) -> dict[Ref, int]:
     """The number of each thing; things not met before get one."""
     known = _known(connection, refs)
     fresh = sorted(refs - known.keys())  # sorted, so that two writers cannot wait for each other
@@ -111,11 +111,11 @@ def _ids(connection: sa.Connection, refs: set[Ref]) -> dict[Ref, int]:
 def _known(connection: sa.Connection, refs: set[Ref]) -> dict[Ref, int]:
     found: dict[Ref, int] = {}
     for chunk in rows.chunks(sorted(refs)):
-        for row in connection.execute(sa.select(node).where(_is_one_of(node, chunk))):
+        for row in connection.execute(sa.select(node).where(is_one_of(node, chunk))):
             found[Ref(row.kind, row.name, row.version)] = row.id
     return found
 
 
-def _is_one_of(table: sa.FromClause, refs: list[Ref]) -> sa.ColumnElement[bool]:
+def is_one_of(table: sa.FromClause, refs: list[Ref]) -> sa.ColumnElement[bool]:
     key = sa.tuple_(table.c.kind, table.c.name, table.c.version)
     return key.in_([(r.kind, r.name, r.version) for r in refs])

@@ -7,18 +7,20 @@ from dataclasses import replace
 
 import sqlalchemy as sa
 
-from fourfold.catalog import access, audit, lineage, rows
+from fourfold.catalog import access, audit, lineage, picture, rows
+from fourfold.catalog import columns as column_rows
 from fourfold.catalog.database import Catalog
 from fourfold.catalog.tables import project as project_table
 from fourfold.core.catalog import AuditEntry, Grant, Identity, NewToken, TokenInfo, principal
 from fourfold.core.context import Ref
 from fourfold.core.errors import Refused
-from fourfold.core.lineage import Direction, Edge, LineageGraph
+from fourfold.core.lineage import ColumnGraph, Direction, Edge, LineageGraph, MadeByQuery
 from fourfold.core.ports.clock import Clock
 from fourfold.core.routes import Role
 
 MOST_DEPTH = 100
 MOST_NODES = 20_000
+MOST_COLUMN_EDGES = 50_000
 MOST_ENTRIES = 10_000
 
 
@@ -43,6 +45,48 @@ class CatalogService:
         _bound("limit", limit, MOST_NODES)
         with self._catalog.read() as connection:
             return lineage.walk(connection, Ref(kind, name, version), direction, depth=depth, limit=limit)
+
+    def lineage_picture(
+        self,
+        kind: str,
+        name: str,
+        *,
+        version: str = "",
+        columns: bool = False,
+        column: str = "",
+        direction: Direction = Direction.upstream,
+        depth: int = 20,
+    ) -> bytes:
+        if columns or column:
+            return picture.of_columns(
+                self.column_lineage(
+                    kind, name, version=version, column=column, direction=direction, depth=depth
+                )
+            ).encode()
+        return picture.of_things(
+            self.lineage(kind, name, version=version, direction=direction, depth=depth)
+        ).encode()
+
+    def column_lineage(
+        self,
+        kind: str,
+        name: str,
+        *,
+        version: str = "",
+        column: str = "",
+        direction: Direction = Direction.upstream,
+        depth: int = 20,
+        limit: int = 10_000,
+    ) -> ColumnGraph:
+        _bound("depth", depth, MOST_DEPTH)
+        _bound("limit", limit, MOST_COLUMN_EDGES)
+        start = Ref(kind, name, version)
+        with self._catalog.read() as connection:
+            return column_rows.walk(connection, start, direction, column=column, depth=depth, limit=limit)
+
+    def record_query(self, made: MadeByQuery) -> None:
+        with self._catalog.write() as connection:
+            column_rows.record(connection, self._clock.now(), made)
 
     def audit(
         self,

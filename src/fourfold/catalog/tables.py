@@ -38,6 +38,27 @@ edge = sa.Table(
     sa.Column("at_us", sa.BigInteger, nullable=False),
     sa.Index(None, "target_id"),
 )
+# Columns: what a query let act on what. An empty column stands for all rows, and on both sides for "unknown".
+column_edge = sa.Table(
+    "catalog_column_edge",
+    metadata,
+    sa.Column("target_id", sa.BigInteger, sa.ForeignKey("catalog_node.id"), primary_key=True),
+    sa.Column("column", sa.Text, primary_key=True),
+    sa.Column("source_id", sa.BigInteger, sa.ForeignKey("catalog_node.id"), primary_key=True),
+    sa.Column("source_column", sa.Text, primary_key=True),
+    sa.Column("how", sa.Text, primary_key=True),
+    sa.Column("is_masked", sa.Integer, primary_key=True),
+    sa.Index(None, "source_id"),
+)
+query = sa.Table(
+    "catalog_query",
+    metadata,
+    sa.Column("target_id", sa.BigInteger, sa.ForeignKey("catalog_node.id"), primary_key=True),
+    sa.Column("sql", sa.Text, nullable=False),
+    sa.Column("unknown", sa.Text, nullable=False),
+    sa.Column("at_us", sa.BigInteger, nullable=False),
+    sa.Column("format", sa.Integer, nullable=False, server_default="1"),
+)
 
 # A tag names a version of a thing; where it pointed before stays in its moves.
 tag = sa.Table(

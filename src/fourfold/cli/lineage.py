@@ -2,37 +2,144 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from fourfold.cli.opened import services
-from fourfold.cli.output import note, output_option, show_one
+from fourfold.cli.output import note, show_one
 
 if TYPE_CHECKING:
     from fourfold.core.context import Ref
-    from fourfold.core.lineage import LineageGraph
+    from fourfold.core.lineage import ColumnGraph, Direction, LineageGraph
+    from fourfold.core.services import Services
 
 
 @click.command(name="lineage")
-@click.argument("ref", metavar="KIND:NAME[@VERSION]")
-@click.option("--down", is_flag=True, help="What it went into, instead of what it was made from.")
+@click.argument("ref", metavar="KIND:NAME[@VERSION][#COLUMN]")
+@click.option(
+    "--up", "down", flag_value=False, type=bool, default=False, help="What it was made from [default]."
+)
+@click.option("--down", "down", flag_value=True, type=bool, help="What it went into.")
 @click.option("--depth", default=20, show_default=True)
-@output_option
-def command(ref: str, down: bool, depth: int, output: str) -> None:
-    """Draw where a thing came from: table:flights@3, model:delays/2, model:delays@champion, run:ID."""
+@click.option("--columns", is_flag=True, help="Which columns act on which, where queries made the versions.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Choice(["text", "json", "svg"]),
+    default="text",
+    show_default=True,
+    help="For people, for programs, or as a picture.",
+)
+@click.option(
+    "--open",
+    "file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write the picture (SVG) to this file, and show it in the browser.",
+)
+def command(ref: str, down: bool, depth: int, columns: bool, output: str, file: Path | None) -> None:
+    """Draw where a thing came from: table:flights@3, table:flights#delay, model:delays/2, run:ID."""
     from fourfold.core.lineage import Direction
 
     direction = Direction.downstream if down else Direction.upstream
     with services() as opened:
-        kind, name, version = parse(ref)
-        if kind == "model" and not version.isdigit():
-            found = opened.models.resolve(f"{name}@{version}" if version else name)
-            name, version = found.name, str(found.number)
-        elif kind == "table" and not version:
-            version = str(opened.storage.describe(name).version)
-        graph = opened.catalog.lineage(kind, name, version=version, direction=direction, depth=depth)
-    if output != "table":
+        wanted = _resolved(parse(ref), opened)
+        of_columns = columns or bool(wanted.column)
+        if output == "svg" or file is not None:
+            drawn = opened.catalog.lineage_picture(
+                wanted.kind,
+                wanted.name,
+                version=wanted.version,
+                columns=of_columns,
+                column=wanted.column,
+                direction=direction,
+                depth=depth,
+            )
+            _give(drawn, file)
+        elif of_columns:
+            _tell_columns(_column_graph(opened, wanted, direction, depth), output)
+        else:
+            graph = opened.catalog.lineage(
+                wanted.kind, wanted.name, version=wanted.version, direction=direction, depth=depth
+            )
+            _tell(graph, output)
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """What a reference on the command line names."""
+
+    kind: str
+    name: str
+    version: str = ""
+    column: str = ""
+
+
+def parse(text: str) -> Named:
+    """A reference as kind, name, version and column.
+
+    >>> parse("model:delays/2")
+    Named(kind='model', name='delays', version='2', column='')
+    >>> parse("table:raw.flights@3#dep delay")
+    Named(kind='table', name='raw.flights', version='3', column='dep delay')
+    """
+    from fourfold.core.errors import Refused
+
+    kind, colon, rest = text.partition(":")
+    if not colon or not rest or not kind:
+        raise Refused(
+            f"'{text}' names no thing",
+            ways_on=["write kind:name or kind:name@version, such as table:flights@3"],
+        )
+    column = ""
+    if kind == "table":  # a step's name holds a '#' of its own
+        rest, _, column = rest.partition("#")
+    name, at, version = rest.rpartition("@") if "@" in rest else (rest, "", "")
+    if kind == "model" and not at and "/" in rest:
+        name, _, version = rest.rpartition("/")
+    return Named(kind, name, version, column)
+
+
+def _resolved(wanted: Named, opened: Services) -> Named:
+    """The newest version of a table, and the version that a model's alias names."""
+    if wanted.kind == "model" and not wanted.version.isdigit():
+        version = f"@{wanted.version}" if wanted.version else ""
+        found = opened.models.resolve(wanted.name + version)
+        return Named("model", found.name, str(found.number))
+    if wanted.kind == "table" and not wanted.version:
+        newest = opened.storage.describe(wanted.name).version
+        return Named("table", wanted.name, str(newest), wanted.column)
+    return wanted
+
+
+def _column_graph(opened: Services, wanted: Named, direction: Direction, depth: int) -> ColumnGraph:
+    return opened.catalog.column_lineage(
+        wanted.kind,
+        wanted.name,
+        version=wanted.version,
+        column=wanted.column,
+        direction=direction,
+        depth=depth,
+    )
+
+
+def _give(drawn: bytes, file: Path | None) -> None:
+    if file is None:
+        click.echo(drawn.decode(), nl=False)
+        return
+    import webbrowser
+
+    file.write_bytes(drawn)
+    if webbrowser.open(file.resolve().as_uri()):
+        note(f"the picture is in {file}")
+    else:
+        note(f"the picture is in {file}; no browser was found to show it")
+
+
+def _tell(graph: LineageGraph, output: str) -> None:
+    if output == "json":
         show_one(graph, (), output)
         return
     for line in tree(graph):
@@ -43,24 +150,16 @@ def command(ref: str, down: bool, depth: int, output: str) -> None:
         note("there is more beyond; raise --depth")
 
 
-def parse(text: str) -> tuple[str, str, str]:
-    """A reference as kind, name and version.
-
-    >>> parse("table:raw.flights@3"), parse("model:delays/2"), parse("run:run_1")
-    (('table', 'raw.flights', '3'), ('model', 'delays', '2'), ('run', 'run_1', ''))
-    """
-    from fourfold.core.errors import Refused
-
-    kind, colon, rest = text.partition(":")
-    if not colon or not rest or not kind:
-        raise Refused(
-            f"'{text}' names no thing",
-            ways_on=["write kind:name or kind:name@version, such as table:flights@3"],
-        )
-    name, at, version = rest.rpartition("@") if "@" in rest else (rest, "", "")
-    if kind == "model" and not at and "/" in rest:
-        name, _, version = rest.rpartition("/")
-    return kind, name, version
+def _tell_columns(graph: ColumnGraph, output: str) -> None:
+    if output == "json":
+        show_one(graph, (), output)
+        return
+    for line in column_lines(graph):
+        click.echo(line)
+    if not graph.edges:
+        note("no query is recorded that says where its columns come from; see it without --columns")
+    if not graph.is_complete:
+        note("there is more beyond; raise --depth")
 
 
 def tree(graph: LineageGraph) -> list[str]:
@@ -84,4 +183,26 @@ def tree(graph: LineageGraph) -> list[str]:
                 draw(child, indent + ("   " if is_last else "│  "))
 
     draw(graph.start, "")
+    return lines
+
+
+def column_lines(graph: ColumnGraph) -> list[str]:
+    """Each version that a query made, and under it what acts on its columns; `*` stands for all rows."""
+    lines: list[str] = []
+    unknown = {made.target: made.unknown for made in graph.queries if made.unknown}
+    of_target: dict[Ref, list[tuple[str, str, str]]] = {}
+    for edge in graph.edges:
+        how = edge.how.value.replace("_", " ") + (" (masked)" if edge.is_masked else "")
+        source = f"{edge.source}#{edge.source_column}" if edge.source_column else str(edge.source)
+        of_target.setdefault(edge.target, []).append((edge.column or "*", how, source))
+    for target in sorted(of_target, key=lambda each: (each != graph.start, each)):
+        rows = sorted(of_target[target], key=lambda row: (row[0] == "*", row))
+        name_width = max(len(name) for name, _, _ in rows)
+        how_width = max(len(how) for _, how, _ in rows)
+        lines.append(str(target) + (f"   not followed: {unknown[target]}" if target in unknown else ""))
+        before = ""
+        for name, how, source in rows:
+            shown = "" if name == before else name
+            lines.append(f"  {shown.ljust(name_width)}  {how.ljust(how_width)}  {source}".rstrip())
+            before = name
     return lines

@@ -8,7 +8,8 @@ Arguments named in the path come from the path; those of GET and DELETE come fro
 other methods from a JSON object. At most one argument may be `bytes`, `pyarrow.Table` or
 `pyarrow.RecordBatchReader`: it is the body (Arrow as an IPC stream), and the others move to the query.
 Where an argument may also be `Iterable[bytes]`, its bytes travel in pieces and need not fit in memory.
-A result of these types is the response's body; any other is JSON, as `core.wire` writes it.
+A result of these types is the response's body; any other is JSON, as `core.wire` writes it. `media` says
+what bytes are that a browser can show.
 
 In a query, text travels as it is, a list of texts as a repeated key (or as one JSON array), and anything
 else as JSON: `?tag=gold&columns=a&columns=b&version=3&where=[["day",">=","2013-01-01"]]`.
@@ -126,6 +127,7 @@ class Route:
     service: str
     method: str
     function: Callable[..., Any]
+    media: str = ""
 
     @property
     def path_arguments(self) -> tuple[str, ...]:
@@ -145,7 +147,7 @@ class Route:
         return _shape(self)
 
 
-def route(spec: str, *, needs: Role) -> Callable[[F], F]:
+def route(spec: str, *, needs: Role, media: str = "") -> Callable[[F], F]:
     """Declare a service method's address, such as `@route("GET /tables/{name}", needs=Role.viewer)`.
 
     Paths are relative to `/api/v1`. `{name:path}` takes slashes too.
@@ -155,7 +157,7 @@ def route(spec: str, *, needs: Role) -> Callable[[F], F]:
         raise ValueError(f"route {spec!r} is not 'VERB /path'")
 
     def mark(function: F) -> F:
-        function.__fourfold_route__ = (verb, path, needs)  # type: ignore[attr-defined]
+        function.__fourfold_route__ = (verb, path, needs, media)  # type: ignore[attr-defined]
         return function
 
     return mark
@@ -166,8 +168,8 @@ def routes(service: str, protocol: type) -> Iterator[Route]:
     for name, function in vars(protocol).items():
         declared = getattr(function, "__fourfold_route__", None)
         if declared is not None:
-            verb, path, needs = declared
-            yield Route(verb, path, needs, service, name, function)
+            verb, path, needs, media = declared
+            yield Route(verb, path, needs, service, name, function, media)
 
 
 @cache

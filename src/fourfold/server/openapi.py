@@ -135,7 +135,12 @@ def _success(route: Route, by_kind: Mapping[str, Any]) -> dict[str, Any]:
     if form is Form.nothing:
         return {"description": "Done."}
     schema = by_kind[repr(route.shape.result)] if form is Form.json else None
-    return {"description": "The result.", "content": _content(form, schema)}
+    content = (
+        {route.media: {"schema": {"contentMediaType": route.media}}}
+        if route.media
+        else _content(form, schema)
+    )
+    return {"description": "The result.", "content": content}
 
 
 def _content(form: Form, schema: Any) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from fourfold.core.catalog import AuditEntry, Grant, Identity, NewToken, TokenInfo
 from fourfold.core.context import Ref
-from fourfold.core.lineage import Direction, Edge, LineageGraph
+from fourfold.core.lineage import ColumnGraph, Direction, Edge, LineageGraph, MadeByQuery
 from fourfold.core.routes import Role, route
 
 
@@ -31,6 +31,39 @@ class CatalogService(Protocol):
         """Walk from a thing to what it was made from, or to what was made from it.
 
         At most `depth` edges away and `limit` nodes; the answer says whether there was more.
+        """
+        ...
+
+    @route("GET /lineage/picture", needs=Role.viewer, media="image/svg+xml")
+    def lineage_picture(
+        self,
+        kind: str,
+        name: str,
+        *,
+        version: str = "",
+        columns: bool = False,
+        column: str = "",
+        direction: Direction = Direction.upstream,
+        depth: int = 20,
+    ) -> bytes:
+        """The walk as SVG: of things, or with `columns` (or one `column`) of the columns of versions."""
+        ...
+
+    @route("GET /lineage/columns", needs=Role.viewer)
+    def column_lineage(
+        self,
+        kind: str,
+        name: str,
+        *,
+        version: str = "",
+        column: str = "",
+        direction: Direction = Direction.upstream,
+        depth: int = 20,
+        limit: int = 10_000,
+    ) -> ColumnGraph:
+        """Walk from a version's columns, or one of them, over the queries that made versions from versions.
+
+        At most `depth` versions away and `limit` edges. Versions that no query made end the walk.
         """
         ...
 
@@ -98,6 +131,10 @@ class CatalogService(Protocol):
 
     def record_edges(self, edges: Sequence[Edge]) -> None:
         """Record what was made from what; an edge recorded twice counts once."""
+        ...
+
+    def record_query(self, made: MadeByQuery) -> None:
+        """Record which query made a version, and which columns it let act on which. Once for a version."""
         ...
 
     def record(self, action: str, ref: Ref, *, facts: Mapping[str, object] | None = None) -> None:

@@ -20,7 +20,35 @@ tables = sa.MetaData(
     }
 )
 
+# Nodes are 0001's; they are named here so that a foreign key can point at them.
+node = sa.Table("catalog_node", tables, sa.Column("id", SERIAL, primary_key=True))
+
+sa.Table(
+    "catalog_column_edge",
+    tables,
+    sa.Column("target_id", sa.BigInteger, sa.ForeignKey("catalog_node.id"), primary_key=True),
+    sa.Column("column", sa.Text, primary_key=True),
+    sa.Column("source_id", sa.BigInteger, sa.ForeignKey("catalog_node.id"), primary_key=True),
+    sa.Column("source_column", sa.Text, primary_key=True),
+    sa.Column("how", sa.Text, primary_key=True),
+    sa.Column("is_masked", sa.Integer, primary_key=True),
+    sa.Index(None, "source_id"),
+)
+sa.Table(
+    "catalog_query",
+    tables,
+    sa.Column("target_id", sa.BigInteger, sa.ForeignKey("catalog_node.id"), primary_key=True),
+    sa.Column("sql", sa.Text, nullable=False),
+    sa.Column("unknown", sa.Text, nullable=False),
+    sa.Column("at_us", sa.BigInteger, nullable=False),
+    sa.Column("format", sa.Integer, nullable=False, server_default="1"),
+)
+
+BEFORE = frozenset({"catalog_node"})
+"""Tables that 0001 made."""
+
 
 def upgrade() -> None:
     """Make what is new; what 0001 made stays as it is."""
-    tables.create_all(op.get_bind(), checkfirst=False)
+    new = [table for table in tables.sorted_tables if table.name not in BEFORE]
+    tables.create_all(op.get_bind(), tables=new, checkfirst=False)

@@ -1,0 +1,1 @@
+"""Column lineage: which input columns act on which columns of a DuckDB query's result."""
