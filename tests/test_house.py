@@ -19,6 +19,7 @@ HOMES: dict[str, str] = {
     "deltalake": r"fourfold\.adapters\..*",
     "obstore": r"fourfold\.adapters\..*",
     "lmdb": r"fourfold\.adapters\..*",
+    "psycopg": r"fourfold\.adapters\..*",
     "blake3": r"fourfold\.adapters\..*",
     "sqlglot": r"fourfold\.foundation\..*",
     "skops": r"fourfold\.adapters\..*",

@@ -68,6 +68,21 @@ class FlowSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class BufferSettings:
+    """How long inserted rows wait before they are brought to their table, and how many may wait."""
+
+    flush_rows: int = 5_000
+    """As many rows of one table are flushed at once."""
+    flush_bytes: int = 8 * 2**20
+    flush_s: float = 60.0
+    """No row waits longer, as long as a process of the project runs."""
+    most_bytes: int = 64 * 2**20
+    """What waits at most, of all tables; an insert that would pass it flushes first."""
+    most_rows: int = 10_000
+    """Rows of one insert at most; more are an append."""
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """All settings of a project. An empty address is the embedded default in the project's folder.
 
@@ -80,7 +95,7 @@ class Settings:
     ...
     fourfold.core.errors.Refused: setting 'catalogue' is not known
       did you mean 'catalog'?
-      settings: catalog, environment, flows, online, pools, project, server, storage
+      settings: buffer, catalog, environment, flows, online, pools, project, server, storage
     """
 
     project: str = "default"
@@ -91,6 +106,7 @@ class Settings:
     server: ServerSettings = ServerSettings()
     environment: EnvironmentSettings = EnvironmentSettings()
     flows: FlowSettings = FlowSettings()
+    buffer: BufferSettings = BufferSettings()
 
     @classmethod
     def parse(cls, given: Mapping[str, Any], environ: Mapping[str, str]) -> Settings:
@@ -100,6 +116,7 @@ class Settings:
             "server": ServerSettings,
             "environment": EnvironmentSettings,
             "flows": FlowSettings,
+            "buffer": BufferSettings,
         }
         values: dict[str, Any] = {}
         known = {each.name for each in fields(cls)}
@@ -132,6 +149,9 @@ class Settings:
                 + ", ".join(f"'{name}'" for name in parsed.pools),
                 ways_on=["keep one [pools.NAME] section"],
             )
+        for each in fields(BufferSettings):
+            if getattr(parsed.buffer, each.name) <= 0:
+                raise Refused(f"setting 'buffer.{each.name}' is not above 0")
         if not 0 <= parsed.server.port <= 65535:
             raise Refused(f"setting 'server.port' {parsed.server.port} is not a port (0 to 65535)")
         return parsed
@@ -161,7 +181,7 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
         if head == "pools" and "_" in rest:
             pool, _, key = rest.partition("_")
             tree.setdefault("pools", {}).setdefault(pool, {})[key] = value
-        elif head in {"server", "environment", "flows"} and rest:
+        elif head in {"server", "environment", "flows", "buffer"} and rest:
             tree.setdefault(head, {})[rest] = value
         elif name.lower() in {"project", "catalog", "storage", "online"}:
             tree[name.lower()] = value
