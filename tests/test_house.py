@@ -18,6 +18,7 @@ HOMES: dict[str, str] = {
     "alembic": r"fourfold\.catalog(\..*)?",
     "deltalake": r"fourfold\.adapters\..*",
     "obstore": r"fourfold\.adapters\..*",
+    "datasketches": r"fourfold\.(foundation|mlplatform)\..*",
     "lmdb": r"fourfold\.adapters\..*",
     "psycopg": r"fourfold\.adapters\..*",
     "blake3": r"fourfold\.adapters\..*",
@@ -94,7 +95,7 @@ def test_every_room_has_a_page() -> None:
     rooms = [
         "catalog", "storage", "compute", "environments", "flows", "pools", "runner", "sim", "features",
         "models", "hosting", "workbench", "server", "cli", "advise", "house", "dependencies", "objects",
-        "lineage",
+        "lineage", "datasets",
     ]  # fmt: skip
     assert [room for room in rooms if not (pages / f"{room}.md").exists()] == []
 

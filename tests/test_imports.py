@@ -14,6 +14,7 @@ import pytest
 HEAVY = {
     "alembic",
     "blake3",
+    "datasketches",
     "deltalake",
     "duckdb",
     "httptools",

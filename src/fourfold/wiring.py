@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from fourfold.core.services.storage import Storage as StorageProtocol
     from fourfold.foundation.compute.environments import Environments
     from fourfold.foundation.compute.service import Compute
+    from fourfold.foundation.storage.datasets.service import Datasets
     from fourfold.foundation.storage.service import Storage
     from fourfold.foundation.storage.upkeep import Upkeep
     from fourfold.mlplatform.features.service import FeatureStore
@@ -237,6 +238,12 @@ class Project:
         from fourfold.foundation.storage.upkeep import Upkeep
 
         return Upkeep(self.database, self.blobs, self.uploads, self.clock, folder=self.home)
+
+    @part
+    def datasets(self) -> Datasets:
+        from fourfold.foundation.storage.datasets.service import Datasets
+
+        return Datasets(self.database, self.storage, self.tables, self.clock)
 
     @part
     def compute(self) -> Compute:

@@ -10,6 +10,7 @@ import click
 from fourfold.cli.main import Verbs
 from fourfold.cli.opened import services
 from fourfold.cli.output import Column, note, output_option, pairs, show, show_one, size, when
+from fourfold.cli.table_stats import command as stats
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 @click.group(cls=Verbs, name="table")
 def command() -> None:
     """Versioned tables."""
+
+
+command.add_command(stats)
 
 
 @command.command("ls")

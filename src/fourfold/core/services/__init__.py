@@ -8,6 +8,7 @@ from typing import Protocol
 from fourfold.core.routes import Route, routes
 from fourfold.core.services.catalog import CatalogService
 from fourfold.core.services.compute import Compute
+from fourfold.core.services.datasets import Datasets
 from fourfold.core.services.features import Features
 from fourfold.core.services.flows import Flows
 from fourfold.core.services.hosting import Hosting
@@ -20,6 +21,7 @@ PROTOCOLS: dict[str, type] = {
     "catalog": CatalogService,
     "storage": Storage,
     "upkeep": Upkeep,
+    "datasets": Datasets,
     "compute": Compute,
     "flows": Flows,
     "features": Features,
@@ -39,6 +41,8 @@ class Services(Protocol):
     def storage(self) -> Storage: ...
     @property
     def upkeep(self) -> Upkeep: ...
+    @property
+    def datasets(self) -> Datasets: ...
     @property
     def compute(self) -> Compute: ...
     @property

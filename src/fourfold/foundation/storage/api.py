@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from fourfold.core.services.storage import Storage
+    from fourfold.core.statistics import TableStatistics
 
 Plain = Scalar | date | datetime
 """What a person may compare a column with."""
@@ -135,6 +136,15 @@ class Table:
     def describe(self) -> TableInfo:
         """Columns, rows, size, partitions and tags."""
         return self._storage.describe(self.name, version=self._pin["version"])
+
+    def stats(self) -> TableStatistics:
+        """Each column's nulls, ends, distinct values, quantiles and histogram."""
+        pinned = self._pin["version"]
+        if self._pin["tag"] is not None:
+            pinned = self._storage.describe(self.name).tags.get(self._pin["tag"])
+        if pinned is None and (self._pin["at"] is not None or self._pin["tag"] is not None):
+            raise Refused(f"{self!r} names no version", ways_on=["name it by number: .version(3)"])
+        return context.services().datasets.statistics(self.name, version=pinned)
 
     @property
     def _storage(self) -> Storage:

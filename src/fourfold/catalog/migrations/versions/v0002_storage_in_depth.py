@@ -44,6 +44,19 @@ sa.Table(
     sa.Column("format", sa.Integer, nullable=False, server_default="1"),
 )
 
+# What tables hold, and what is expected of them.
+sa.Table(
+    "storage_statistics",
+    tables,
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("version", sa.BigInteger, primary_key=True),
+    sa.Column("at_us", sa.BigInteger, nullable=False),
+    sa.Column("digest", sa.Text, nullable=False),
+    sa.Column("summary", sa.LargeBinary, nullable=False),
+    sa.Column("sketches", sa.LargeBinary),
+    sa.Column("format", sa.Integer, nullable=False, server_default="1"),
+)
+
 BEFORE = frozenset({"catalog_node"})
 """Tables that 0001 made."""
 

@@ -1,0 +1,1 @@
+"""Datasets: what tables hold, what is expected of them, and named bundles of them."""
