@@ -135,13 +135,13 @@ def test_tables_of_unknown_origin_are_refused_and_left_as_they_are(catalog_url: 
 
 @pytest.mark.slow
 def test_a_migration_that_fails_leaves_nothing(catalog_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    migrate = upgrade._migrate
+    migrate = upgrade.migrate
 
     def migrate_then_fail(connection: sa.Connection) -> None:
         migrate(connection)
         raise ZeroDivisionError
 
-    monkeypatch.setattr(upgrade, "_migrate", migrate_then_fail)
+    monkeypatch.setattr(upgrade, "migrate", migrate_then_fail)
     with pytest.raises(ZeroDivisionError):
         Catalog.open(catalog_url)
     monkeypatch.undo()

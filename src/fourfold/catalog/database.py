@@ -15,7 +15,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from fourfold.catalog import faults
-from fourfold.core.errors import Refused, Unavailable
+from fourfold.core.errors import Corrupted, Refused, Unavailable
 
 metadata = sa.MetaData(
     naming_convention={
@@ -113,6 +113,50 @@ class Catalog:
                     connection.rollback()  # nothing after a commit; else the level below could not change
             finally:
                 if durable:
+                    connection.exec_driver_sql("PRAGMA synchronous=NORMAL")
+
+    @contextmanager
+    def snapshot(self) -> Iterator[sa.Connection]:
+        """A unit of work whose every query sees the database as it was at the first; for long reads.
+
+        Writers go on meanwhile. On SQLite the write-ahead log grows until the block ends.
+        """
+        with self._connect() as connection:
+            if self.is_sqlite:
+                connection.exec_driver_sql("BEGIN")
+                connection.exec_driver_sql("SELECT count(*) FROM sqlite_master")  # from here on, this state
+            else:
+                connection = connection.execution_options(
+                    isolation_level="REPEATABLE READ", postgresql_readonly=True
+                )
+            yield connection
+            connection.rollback()
+
+    @contextmanager
+    def remake(self) -> Iterator[sa.Connection]:
+        """A durable write in which tables may be made anew: foreign keys are checked at its end only.
+
+        While SQLite checks them, dropping a table that others point at deletes their rows or is refused.
+        """
+        with self._connect() as connection:
+            if self.is_sqlite:
+                connection.exec_driver_sql("PRAGMA foreign_keys=OFF")
+                connection.exec_driver_sql("PRAGMA synchronous=FULL")
+            try:
+                if self.is_sqlite:
+                    connection.exec_driver_sql("BEGIN IMMEDIATE")
+                else:
+                    connection.exec_driver_sql("SET LOCAL synchronous_commit = on")
+                yield connection
+                if self.is_sqlite and (
+                    lost := connection.exec_driver_sql("PRAGMA foreign_key_check").first()
+                ):
+                    raise Corrupted(f"rows of {lost[0]} point at rows of {lost[2]} that are not there")
+                connection.commit()
+            finally:
+                connection.rollback()
+                if self.is_sqlite:
+                    connection.exec_driver_sql("PRAGMA foreign_keys=ON")
                     connection.exec_driver_sql("PRAGMA synchronous=NORMAL")
 
     def create_all(self) -> None:

@@ -28,14 +28,14 @@ def upgrade(catalog: Catalog) -> None:
     if present == HEAD:
         return
     _refuse_newer(present)
-    with _alone(catalog) as connection:
-        present = _read_revision(connection)  # somebody may have been quicker
+    with alone(catalog) as connection:
+        present = revision(connection)  # somebody may have been quicker
         if present == HEAD:
             return
         _refuse_newer(present)
         if not present:
             _refuse_strangers(connection)
-        _migrate(connection)
+        migrate(connection)
 
 
 def _refuse_newer(present: str) -> None:
@@ -74,20 +74,21 @@ def _sqlite_revision(path: Path) -> str:
 
 def _revision(catalog: Catalog) -> str:
     with catalog.read() as connection:
-        return _read_revision(connection)
+        return revision(connection)
 
 
-def _read_revision(connection: sa.Connection) -> str:
+def revision(connection: sa.Connection) -> str:
+    """The newest migration that a database has seen; empty where it has seen none."""
     if not sa.inspect(connection).has_table("alembic_version"):
         return ""
     return connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar() or ""
 
 
 @contextmanager
-def _alone(catalog: Catalog) -> Iterator[sa.Connection]:
+def alone(catalog: Catalog) -> Iterator[sa.Connection]:
     """A unit of work that no other opener of this catalog has at the same time."""
     if catalog.path is None:
-        with catalog.write() as connection:
+        with catalog.remake() as connection:
             connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_LOCK})")
             yield connection
         return
@@ -95,11 +96,11 @@ def _alone(catalog: Catalog) -> Iterator[sa.Connection]:
     # lock file stands before it. The lock goes with its holder, also when that is killed.
     with catalog.path.with_name(catalog.path.name + ".upgrade").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        with catalog.write(durable=True) as connection:
+        with catalog.remake() as connection:
             yield connection
 
 
-def _migrate(connection: sa.Connection) -> None:
+def migrate(connection: sa.Connection, to: str = HEAD) -> None:
     """Run the migrations that are due in the caller's transaction: all of them, or none."""
     from alembic import command
     from alembic.config import Config
@@ -108,4 +109,4 @@ def _migrate(connection: sa.Connection) -> None:
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     config.set_main_option("path_separator", "os")
     config.attributes["connection"] = connection
-    command.upgrade(config, HEAD)
+    command.upgrade(config, to)
