@@ -93,6 +93,7 @@ def test_every_room_says_its_purpose_in_one_line() -> None:
 def test_every_room_has_a_page() -> None:
     pages = SOURCE.parent.parent / "docs" / "internals"
     rooms = [
+        "backup",
         "catalog", "storage", "compute", "environments", "flows", "pools", "runner", "sim", "features",
         "models", "hosting", "workbench", "server", "cli", "advise", "house", "dependencies", "objects",
         "lineage", "datasets",

@@ -24,8 +24,10 @@ from fourfold.core.settings import PoolSettings, Settings
 if TYPE_CHECKING:
     from fourfold.catalog.database import Catalog
     from fourfold.catalog.service import CatalogService
+    from fourfold.core.backups import Backup, Progress
     from fourfold.core.compute import Unit
     from fourfold.core.context import Ref
+    from fourfold.core.ports.archive import Archive, OpenArchive, TableCopies
     from fourfold.core.ports.blobs import BlobStore
     from fourfold.core.ports.clock import Clock
     from fourfold.core.ports.engine import Engine
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from fourfold.core.services.storage import Storage as StorageProtocol
     from fourfold.foundation.compute.environments import Environments
     from fourfold.foundation.compute.service import Compute
+    from fourfold.foundation.storage.backup import Backups
     from fourfold.foundation.storage.datasets.service import Datasets
     from fourfold.foundation.storage.service import Storage
     from fourfold.foundation.storage.upkeep import Upkeep
@@ -48,6 +51,8 @@ if TYPE_CHECKING:
 
 FOLDER = ".fourfold"
 SETTINGS_FILE = "fourfold.toml"
+PIECES = "pieces"
+"""In a folder of backups: where their pieces are."""
 T = TypeVar("T")
 
 
@@ -113,12 +118,17 @@ class Project:
     It may be used from several threads. `close` stops what this process runs for it.
     """
 
-    def __init__(self, home: Path, settings: Settings) -> None:
+    def __init__(self, home: Path, settings: Settings, *, is_restoring: bool = False) -> None:
         self.home = home
         self.settings = settings
         self.opening = threading.RLock()
         self.parts: dict[str, Any] = {}
         _make_folder(home)
+        if not is_restoring and (home / "restoring").exists():
+            raise Refused(
+                f"the project in {home} is being restored from a backup, or that was cut off",
+                ways_on=["run it again, it goes on where it stopped: fourfold restore BACKUP"],
+            )
 
     def __repr__(self) -> str:
         return f"<Project {self.settings.project} in {self.home}>"
@@ -147,11 +157,14 @@ class Project:
     def database(self) -> Catalog:
         from fourfold.catalog.database import Catalog
 
+        return Catalog.open(self.database_url)
+
+    @property
+    def database_url(self) -> str:
         url = self.settings.catalog or f"sqlite:///{self.home / 'catalog.db'}"
         scheme, _, rest = url.partition("://")
-        if scheme == "postgresql":  # SQLAlchemy's address also names the driver
-            url = f"postgresql+psycopg://{rest}"
-        return Catalog.open(url)
+        # SQLAlchemy's address also names the driver.
+        return f"postgresql+psycopg://{rest}" if scheme == "postgresql" else url
 
     @part
     def blobs(self) -> BlobStore:
@@ -173,6 +186,13 @@ class Project:
         from fourfold.adapters.delta.store import DeltaTables
 
         return DeltaTables(self._folder(self.settings.storage, self.home) / "tables")
+
+    @part
+    def copies(self) -> TableCopies:
+        """The tables as files."""
+        from fourfold.adapters.delta.copies import DeltaCopies
+
+        return DeltaCopies(self._folder(self.settings.storage, self.home) / "tables")
 
     @part
     def online(self) -> OnlineStore:
@@ -351,6 +371,20 @@ class Project:
             compute=self.compute,
         )
 
+    @part
+    def backups(self) -> Backups:
+        from fourfold.foundation.storage.backup import Backups
+
+        return Backups(
+            self.database,
+            storage=self.storage,
+            blobs=self.blobs,
+            copies=self.copies,
+            online=self.online,
+            clock=self.clock,
+            project=self.settings.project,
+        )
+
     # How.
 
     def current_version(self, ref: Ref) -> str | None:
@@ -459,6 +493,62 @@ def open_services() -> Services:
 @functools.cache
 def _open_remote(url: str, token: str) -> Services:
     return cast(Services, RemoteProject(url, token))
+
+
+def open_archive(place: Path) -> Archive:
+    """The backups that lie in a folder, or the one in a file."""
+    from fourfold.adapters.folder_archive import FolderArchive
+    from fourfold.adapters.local_blobs import LocalBlobs
+    from fourfold.adapters.zip_archive import ZipReader
+
+    if place.is_file():
+        return ZipReader(place)
+    if not (place / PIECES).is_dir():
+        raise NotFound(f"{place} holds no backup", ways_on=["take one: fourfold backup FOLDER"])
+    return FolderArchive(place, LocalBlobs(place / PIECES))
+
+
+def new_archive(place: Path) -> OpenArchive:
+    """Where a backup is to be written: a new file, or a folder that may hold earlier ones."""
+    from fourfold.adapters.folder_archive import FolderArchive
+    from fourfold.adapters.local_blobs import LocalBlobs
+    from fourfold.adapters.zip_archive import ZipWriter
+
+    place = place.absolute()
+    if place.suffix == ".zip":
+        return ZipWriter(place)
+    if place.is_file() or (place.is_dir() and any(place.iterdir()) and not (place / PIECES).is_dir()):
+        raise Refused(
+            f"{place} holds something else than backups",
+            ways_on=["name a folder that is empty or not there yet, or a file that ends in .zip"],
+        )
+    return FolderArchive(place, LocalBlobs(place / PIECES))
+
+
+def restore(
+    home: Path, settings: Settings, archive: Archive, *, number: int | None, progress: Progress
+) -> Backup:
+    """Bring a project back from a backup, to where the settings say; the project must be empty."""
+    from fourfold.catalog.database import Catalog
+    from fourfold.foundation.storage.restore import restore
+
+    project = Project(home, settings, is_restoring=True)
+    database = Catalog(project.database_url)  # its tables come with the backup
+    try:
+        return restore(
+            archive,
+            home,
+            catalog=database,
+            blobs=project.blobs,
+            tables=project.tables,
+            copies=project.copies,
+            online=project.online,
+            number=number,
+            progress=progress,
+        )
+    finally:
+        database.close()
+        project.close()
 
 
 def _make_folder(home: Path) -> None:

@@ -56,25 +56,43 @@ def take(catalog: Catalog, revision: str, parts: Iterable[Iterable[bytes]]) -> d
 
     One transaction: all of it is there, or nothing. A part is the lines of one table.
     """
+    with upgrade.alone(catalog) as connection:
+        _check(connection, revision)
+        if upgrade.revision(connection) != revision:
+            _drop_all(connection)
+            upgrade.migrate(connection, revision)
+        known = {table.name: table for table in tables(connection)}
+        taken = dict(_take_part(connection, known, part) for part in parts)
+        if connection.dialect.name == "postgresql":
+            _count_on(connection, known.values())
+        if revision != upgrade.HEAD:
+            upgrade.migrate(connection)
+        return taken
+
+
+def check_takes(catalog: Catalog, revision: str) -> None:
+    """Refuse what `take` would refuse: rows of a newer release, or a database that is not empty."""
+    with catalog.read() as connection:
+        _check(connection, revision)
+
+
+def is_empty(catalog: Catalog) -> bool:
+    """Whether no table of ours has a row."""
+    with catalog.read() as connection:
+        return not _full(connection)
+
+
+def _check(connection: sa.Connection, revision: str) -> None:
     if revision > upgrade.HEAD:
         raise Refused(
             f"these rows are of a newer Fourfold (migration {revision}; this one knows {upgrade.HEAD})",
             ways_on=["upgrade: pip install -U fourfold"],
         )
-    with upgrade.alone(catalog) as connection:
-        if full := next((table.name for table in tables(connection) if _has_rows(connection, table)), ""):
-            raise Refused(
-                f"the catalog is not empty: there are rows in {full}",
-                ways_on=["name another database, or another project folder"],
-            )
-        _drop_all(connection)
-        upgrade.migrate(connection, revision)
-        known = {table.name: table for table in tables(connection)}
-        counts = dict(_take_part(connection, known, part) for part in parts)
-        if connection.dialect.name == "postgresql":
-            _count_on(connection, known.values())
-        upgrade.migrate(connection)
-        return counts
+    if full := _full(connection):
+        raise Refused(
+            f"the catalog is not empty: there are rows in {full}",
+            ways_on=["name another database, or another project folder"],
+        )
 
 
 def _take_part(
@@ -106,8 +124,12 @@ def _take_part(
     return table.name, count
 
 
-def _has_rows(connection: sa.Connection, table: sa.Table) -> bool:
-    return connection.execute(sa.select(sa.literal(1)).select_from(table).limit(1)).first() is not None
+def _full(connection: sa.Connection) -> str:
+    """A table that has rows; empty when none has."""
+    for table in tables(connection):
+        if connection.execute(sa.select(sa.literal(1)).select_from(table).limit(1)).first() is not None:
+            return str(table.name)
+    return ""
 
 
 def _drop_all(connection: sa.Connection) -> None:

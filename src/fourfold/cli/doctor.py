@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 
 from fourfold.cli.opened import home, services
-from fourfold.cli.output import Column, output_option, show, size
+from fourfold.cli.output import Column, output_option, show, size, when
 
 FREE_BYTES = 2 * 2**30
 
@@ -148,8 +148,21 @@ def _rooms() -> Iterator[Finding]:
     if not home().is_dir() and not os.environ.get("FOURFOLD_URL"):
         return
     with services() as opened:
-        yield Finding("catalog opens", True, f"{len(opened.catalog.project())} facts")
-        yield Finding("storage opens", True, f"{len(opened.storage.list_tables())} tables")
+        facts = opened.catalog.project()
+        noted = "; ".join(f"{key}: {value}" for key, value in facts.items())
+        way_on = "" if facts else "say what this is: fourfold project set description TEXT"
+        yield Finding("catalog opens", True, ", ".join(filter(None, [_catalog_size(), noted])), way_on)
+        tables = opened.storage.list_tables()
+        yield Finding(
+            "storage opens", True, f"{len(tables)} tables, {size(sum(table.size_bytes for table in tables))}"
+        )
+        taken = opened.catalog.audit(action="project.backup", limit=1)
+        yield Finding(
+            "last backup",
+            True,
+            f"{when(taken[0].at)} in {taken[0].facts['place']}" if taken else "never",
+            "" if taken else "fourfold backup FOLDER",
+        )
         for info in opened.compute.units():
             measured = "measured" if info.measurement else "not measured"
             yield Finding(
@@ -158,6 +171,14 @@ def _rooms() -> Iterator[Finding]:
                 f"{info.unit.cores:g} cores, {size(info.unit.memory_bytes)}, {measured}",
                 "" if info.measurement else "fourfold unit bench",
             )
+
+
+def _catalog_size() -> str:
+    """How large the catalog's file is, where it is one."""
+    try:
+        return size((home() / "catalog.db").stat().st_size)
+    except OSError:
+        return ""
 
 
 def _file_system(path: Path) -> str:

@@ -35,6 +35,17 @@ def home() -> Path:
     return wiring.find_home(os.environ, Path.cwd())
 
 
+def only_here(what: str) -> None:
+    """Refuse what is done beside the project's files, not through a server."""
+    if os.environ.get("FOURFOLD_URL"):
+        from fourfold.core.errors import Refused
+
+        raise Refused(
+            f"FOURFOLD_URL names a server, and only who works on its machine can {what}",
+            ways_on=["run it there, in the project's folder, with FOURFOLD_URL unset"],
+        )
+
+
 def parameters(texts: tuple[str, ...]) -> dict[str, str]:
     """`-p name=value` given several times, as texts by name."""
     from fourfold.core.errors import Refused

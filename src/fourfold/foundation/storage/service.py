@@ -173,6 +173,12 @@ class Storage:
         if known is None or known.newest < newest:
             self._fill_in(name, -1 if known is None else known.newest)
 
+    def catch_up(self) -> None:
+        """Fill the catalog in with every version that the tables' own logs know."""
+        for name in self._tables.names():
+            with suppress(NotFound):  # dropped just now
+                self._catch_up(name, self._tables.snapshot(name).version)
+
     # What there is
 
     def history(self, name: str, *, limit: int = 1000) -> tuple[TableVersion, ...]:

@@ -129,6 +129,18 @@ class TableRecords:
             connection.execute(table.update().where(table.c.name == name).values(dropped_at_us=at))
             audit.record(connection, at, "table.drop", Ref(KIND, name), {"why": why})
 
+    @staticmethod
+    def cited(connection: sa.Connection) -> dict[str, int]:
+        """Each table that was not dropped, with the newest of its versions that this state knows."""
+        query = (
+            sa.select(version_table.c.name, sa.func.max(version_table.c.version))
+            .join(table, table.c.name == version_table.c.name)
+            .where(table.c.dropped_at_us.is_(None))
+            .group_by(version_table.c.name)
+            .order_by(version_table.c.name)
+        )
+        return {row.name: row[1] for row in connection.execute(query)}
+
     def dropped(self) -> frozenset[str]:
         """Names that were retired."""
         with self._catalog.read() as connection:
