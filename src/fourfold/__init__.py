@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from fourfold.foundation.compute.counting import count_flops as count_flops
     from fourfold.foundation.storage.api import Table as Table
     from fourfold.foundation.storage.api import table as table
+    from fourfold.foundation.storage.folders.api import Files as Files
+    from fourfold.foundation.storage.folders.api import files as files
     from fourfold.mlplatform.features import api as features
     from fourfold.mlplatform.hosting.api import deploy as deploy
     from fourfold.mlplatform.hosting.api import endpoint as endpoint
@@ -52,6 +54,7 @@ _ROOMS: dict[str, tuple[str, ...]] = {
     "fourfold.core.storage": ("TableVersion",),
     "fourfold.foundation.compute.counting": ("count_flops",),
     "fourfold.foundation.storage.api": ("Table", "table"),
+    "fourfold.foundation.storage.folders.api": ("Files", "files"),
     "fourfold.mlplatform.hosting.api": ("deploy", "endpoint", "predict_table"),
     "fourfold.mlplatform.models.api": ("model", "run", "runs"),
     "fourfold.resources.flows.api": (

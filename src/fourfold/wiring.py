@@ -34,12 +34,16 @@ if TYPE_CHECKING:
     from fourfold.core.ports.online import OnlineStore
     from fourfold.core.ports.tables import TableStore
     from fourfold.core.services.compute import Compute as ComputeProtocol
+    from fourfold.core.services.files import Files as FilesProtocol
     from fourfold.core.services.models import Models as ModelsProtocol
     from fourfold.core.services.storage import Storage as StorageProtocol
     from fourfold.foundation.compute.environments import Environments
     from fourfold.foundation.compute.service import Compute
     from fourfold.foundation.storage.backup import Backups
     from fourfold.foundation.storage.datasets.service import Datasets
+    from fourfold.foundation.storage.folders.saving import Folders
+    from fourfold.foundation.storage.folders.service import Files
+    from fourfold.foundation.storage.folders.ways import Afar
     from fourfold.foundation.storage.service import Storage
     from fourfold.foundation.storage.upkeep import Upkeep
     from fourfold.mlplatform.features.service import FeatureStore
@@ -254,6 +258,13 @@ class Project:
         return Storage(self.database, self.blobs, self.tables, self.clock)
 
     @part
+    def files(self) -> Files:
+        from fourfold.adapters.blake3_digests import Blake3Digests
+        from fourfold.foundation.storage.folders.service import Files
+
+        return Files(self.database, self.blobs, self.uploads, self.clock, Blake3Digests())
+
+    @part
     def upkeep(self) -> Upkeep:
         from fourfold.foundation.storage.upkeep import Upkeep
 
@@ -395,6 +406,8 @@ class Project:
                     return str(self.storage.describe(ref.name).version)
                 case "feature_service":
                     return self.features.service(ref.name).version
+                case "files":
+                    return str(self.files.describe(ref.name).version)
                 case "model":  # a version never changes; it may be gone
                     return str(self.models.resolve(f"{ref.name}/{ref.version}").number)
                 case "blob" | "run" | "training_set" | "endpoint":  # an endpoint has no versions
@@ -423,7 +436,8 @@ class RemoteProject:
 
         self._remote = Remote(url, token)
         here: dict[str, Callable[[Any], object]] = {
-            "storage": self._files,
+            "storage": self._blobs,
+            "files": self._folders,
             "compute": self._environment,
             "models": self._reader,
         }
@@ -439,11 +453,21 @@ class RemoteProject:
 
     # What a service does in the process that calls, over the routes of the server.
 
-    @staticmethod
-    def _files(storage: StorageProtocol) -> object:
-        from fourfold.foundation.storage.files import CallersFiles
+    def _blobs(self, storage: StorageProtocol) -> Afar:
+        return self._afar(storage, cast(Services, self).files)
 
-        return CallersFiles(storage.put_blob)
+    def _folders(self, files: FilesProtocol) -> Folders:
+        from fourfold.adapters.blake3_digests import Blake3Digests
+        from fourfold.foundation.storage.folders.saving import Folders
+
+        return Folders(files, self._afar(cast(Services, self).storage, files), Blake3Digests())
+
+    @staticmethod
+    def _afar(storage: StorageProtocol, files: FilesProtocol) -> Afar:
+        from fourfold.adapters.blake3_digests import Blake3Digests
+        from fourfold.foundation.storage.folders.ways import Afar
+
+        return Afar(storage, files, Blake3Digests())
 
     @staticmethod
     def _environment(compute: ComputeProtocol) -> object:

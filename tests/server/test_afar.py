@@ -28,7 +28,7 @@ from fourfold.wiring import Project, RemoteProject
 from .conftest import OWNER, TOKENS, answering
 
 BODY_BYTES = 100_000
-SERVED = ("catalog", "storage", "compute", "models")
+SERVED = ("catalog", "storage", "files", "compute", "models")
 PAGE = Path(__file__).parents[2] / "docs" / "internals" / "server.md"
 
 
@@ -231,7 +231,6 @@ def test_what_works_only_beside_the_project_says_so_and_is_written_down() -> Non
                 refused.add(f"{name}.{method}")
     assert {each for each in refused if f"`{each}`" not in page} == set()
     assert refused == {
-        "storage.materialize",
         "compute.record",
         "compute.python_for",
         "features.plan",

@@ -255,7 +255,7 @@ class LocalBlobs:
         A file cut short, as a power cut leaves it where a disk lies about syncing, counts as not there.
         """
         path = self._path(digest)
-        try:
+        with suppress(FileNotFoundError), _out_of_space(self._folder):
             with self._locked(fcntl.LOCK_SH):
                 known = path.stat()
                 if size_bytes is not None and known.st_size != size_bytes:
@@ -264,9 +264,8 @@ class LocalBlobs:
             if known.st_mode & 0o777 == UNSURE:  # whoever put it there has not come so far
                 self._sync_folders(path)
                 path.chmod(SURE)
-        except FileNotFoundError:
-            return False
-        return True
+            return True
+        return False
 
     def _sync_folders(self, path: Path) -> None:
         """Make a blob's name survive a power cut, and those of its folders, whoever made them."""

@@ -17,8 +17,10 @@ import sqlalchemy as sa
 
 from fourfold.core.storage import Digest
 
-HISTORY = frozenset({"catalog_audit", "catalog_node", "catalog_tag_move", "alembic_version"})
-"""Tables that tell what once was. They keep no blob."""
+HISTORY = frozenset(
+    {"catalog_audit", "catalog_node", "catalog_tag_move", "storage_sha256", "alembic_version"}
+)
+"""Tables that tell what once was, or what is true of bytes wherever they are. They keep no blob."""
 DIGEST = re.compile(r"blake3:[0-9a-f]{64}")
 PAGE = 1000
 

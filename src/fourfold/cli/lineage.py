@@ -103,7 +103,7 @@ def parse(text: str) -> Named:
 
 
 def _resolved(wanted: Named, opened: Services) -> Named:
-    """The newest version of a table, and the version that a model's alias names."""
+    """The newest version of a table or of files, and the version that a model's alias names."""
     if wanted.kind == "model" and not wanted.version.isdigit():
         version = f"@{wanted.version}" if wanted.version else ""
         found = opened.models.resolve(wanted.name + version)
@@ -111,6 +111,8 @@ def _resolved(wanted: Named, opened: Services) -> Named:
     if wanted.kind == "table" and not wanted.version:
         newest = opened.storage.describe(wanted.name).version
         return Named("table", wanted.name, str(newest), wanted.column)
+    if wanted.kind == "files" and not wanted.version:
+        return Named("files", wanted.name, str(opened.files.describe(wanted.name).version))
     return wanted
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class Ref:
     """A thing at a version: what lineage connects.
 
-    `kind` is one of `table`, `blob`, `run`, `model`, `feature_service`, `training_set`, `endpoint`,
+    `kind` is one of `table`, `files`, `blob`, `run`, `model`, `feature_service`, `training_set`, `endpoint`,
     `step` (a step call of a flow run), `flow_run`. `version` is empty for what has none.
     """
 

@@ -10,6 +10,7 @@ from fourfold.core.services.catalog import CatalogService
 from fourfold.core.services.compute import Compute
 from fourfold.core.services.datasets import Datasets
 from fourfold.core.services.features import Features
+from fourfold.core.services.files import Files
 from fourfold.core.services.flows import Flows
 from fourfold.core.services.hosting import Hosting
 from fourfold.core.services.models import Models
@@ -20,6 +21,7 @@ from fourfold.core.services.workbench import Workbench
 PROTOCOLS: dict[str, type] = {
     "catalog": CatalogService,
     "storage": Storage,
+    "files": Files,
     "upkeep": Upkeep,
     "datasets": Datasets,
     "compute": Compute,
@@ -39,6 +41,8 @@ class Services(Protocol):
     def catalog(self) -> CatalogService: ...
     @property
     def storage(self) -> Storage: ...
+    @property
+    def files(self) -> Files: ...
     @property
     def upkeep(self) -> Upkeep: ...
     @property

@@ -20,6 +20,42 @@ tables = sa.MetaData(
     }
 )
 
+# Versioned files
+
+sa.Table(
+    "files_name",
+    tables,
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("created_at_us", sa.BigInteger, nullable=False),
+    sa.Column("newest", sa.BigInteger, nullable=False),
+    sa.Column("dropped_at_us", sa.BigInteger),
+    sa.Column("format", sa.Integer, nullable=False, server_default="1"),
+)
+sa.Table(
+    "files_version",
+    tables,
+    sa.Column("name", sa.Text, sa.ForeignKey("files_name.name"), primary_key=True),
+    sa.Column("version", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("at_us", sa.BigInteger, nullable=False),
+    sa.Column("manifest", sa.Text, nullable=False),
+    sa.Column("chunks_manifest", sa.Text),
+    sa.Column("file_count", sa.BigInteger, nullable=False),
+    sa.Column("size_bytes", sa.BigInteger, nullable=False),
+    sa.Column("added_bytes", sa.BigInteger, nullable=False),
+    sa.Column("by", sa.Text, nullable=False),
+    sa.Column("step", sa.Text, nullable=False),
+    sa.Column("message", sa.Text, nullable=False),
+    sa.Column("write_key", sa.Text),
+    sa.Column("format", sa.Integer, nullable=False, server_default="1"),
+    sa.UniqueConstraint("name", "write_key"),
+)
+sa.Table(
+    "storage_sha256",
+    tables,
+    sa.Column("digest", sa.Text, primary_key=True),
+    sa.Column("sha256", sa.Text, nullable=False),
+)
+
 # Nodes are 0001's; they are named here so that a foreign key can point at them.
 node = sa.Table("catalog_node", tables, sa.Column("id", SERIAL, primary_key=True))
 

@@ -1,0 +1,1 @@
+"""Versioned folders of files, over the blob store."""

@@ -1,0 +1,161 @@
+"""A folder on the disk becomes a version, and a version a folder."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fourfold.core import context
+from fourfold.core.errors import NotFound, Refused, did_you_mean
+from fourfold.core.files import File, FilesVersion, Manifest, check_path, files_name, manifest_of
+from fourfold.core.ports.digests import Digester
+from fourfold.foundation.storage.folders.scanning import scan
+from fourfold.foundation.storage.folders.ways import Progress, Way, at_once
+
+if TYPE_CHECKING:
+    from fourfold.core.services.files import Files
+
+TRIES = 3
+Tell = Callable[[int, int], None]
+
+
+class Folders:
+    """What `Files` does with the caller's own files, over whatever way this process has to the blobs."""
+
+    def __init__(self, files: Files, way: Way, digests: Digester) -> None:
+        self._files = files
+        self._way = way
+        self._digests = digests
+
+    def save(
+        self,
+        name: str,
+        folder: Path,
+        *,
+        message: str = "",
+        follow_links: bool = False,
+        tell: Tell | None = None,
+    ) -> FilesVersion:
+        """Save a folder, or one file, as the newest version of a name."""
+        found = scan(folder, follow_links=follow_links)
+        if not found:
+            raise Refused(f"{folder} has no files in it", path=str(folder))
+        files_name(name)
+        for tries_left in reversed(range(TRIES)):
+            progress = Progress(tell, sum(each.size_bytes for each in found))
+            digests = self._way.put_files([each.at for each in found], progress)
+            manifest = manifest_of(
+                File(each.path, digest, each.size_bytes, each.is_executable)
+                for each, digest in zip(found, digests, strict=True)
+            )
+            try:
+                return self._files.commit(name, manifest=self._way.put(manifest.encoded()), message=message)
+            except NotFound as error:  # saving took longer than the grace of the garbage collection
+                if "digests" not in error.facts or not tries_left:
+                    raise
+        raise AssertionError("the last try returns or raises")
+
+    def materialize(
+        self,
+        name: str,
+        folder: Path,
+        *,
+        version: int | None = None,
+        tag: str | None = None,
+        tell: Tell | None = None,
+    ) -> FilesVersion:
+        """Put a version's files into a folder that is not there yet, or empty: all of them or none."""
+        chosen, manifest = self._open(name, version=version, tag=tag)
+        progress = Progress(tell, manifest.size_bytes)
+        with _new_folder(folder.absolute(), chosen, is_kept=self._way.is_far) as part:
+
+            def fetch(file: File) -> None:
+                place = part / file.path
+                if place.exists() and self._digests.of_file(place) == file.digest:
+                    progress.add(file.size_bytes)
+                    return
+                place.parent.mkdir(parents=True, exist_ok=True)
+                self._way.fetch(
+                    file.digest,
+                    place,
+                    size_bytes=file.size_bytes,
+                    executable=file.is_executable,
+                    progress=progress,
+                )
+
+            for _ in at_once(fetch, manifest.files):
+                pass
+        context.record_read(chosen.ref)
+        return chosen
+
+    def manifest(self, name: str, *, version: int | None = None, tag: str | None = None) -> Manifest:
+        """The list of a version's files."""
+        return self._open(name, version=version, tag=tag)[1]
+
+    def read(self, name: str, path: str, *, version: int | None = None, tag: str | None = None) -> bytes:
+        """One file of a version."""
+        chosen, manifest = self._open(name, version=version, tag=tag)
+        file = manifest.named(check_path(path))
+        if file is None:
+            raise NotFound(
+                f"files '{name}' have no '{path}' at version {chosen.version}",
+                ways_on=did_you_mean(path, [each.path for each in manifest.files], what="files"),
+                path=path,
+            )
+        data = self._way.get(file.digest)
+        context.record_read(chosen.ref)
+        return data
+
+    def _open(self, name: str, *, version: int | None, tag: str | None) -> tuple[FilesVersion, Manifest]:
+        chosen = self._files.describe(name, version=version, tag=tag)
+        return chosen, Manifest.read(self._way.get(chosen.manifest))
+
+
+@contextmanager
+def _new_folder(folder: Path, version: FilesVersion, *, is_kept: bool) -> Iterator[Path]:
+    """A folder beside the one that is wanted, which takes its name when the block ends well.
+
+    One that `is_kept` stays when the block fails, and the next who wants the same version there goes on with
+    it; of two at once, the second takes one of its own.
+    """
+    _refuse_full(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    part = folder.with_name(f".{folder.name[:100]}.{version.manifest[7:23]}.part")
+    part.mkdir(exist_ok=True)
+    descriptor = os.open(part, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            is_kept = False
+            part = part.with_name(f"{part.name}.{secrets.token_hex(4)}")
+            part.mkdir()
+        try:
+            yield part
+            _refuse_full(folder)
+            part.rename(folder)
+        except BaseException:
+            if not is_kept:
+                shutil.rmtree(part, ignore_errors=True)
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _refuse_full(folder: Path) -> None:
+    if (
+        folder.is_symlink()
+        or (folder.exists() and not folder.is_dir())
+        or (folder.is_dir() and any(folder.iterdir()))
+    ):
+        raise Refused(
+            f"{folder} is there already, and not an empty folder",
+            ways_on=["name a folder that is not there yet"],
+            path=str(folder),
+        )
