@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from fourfold.core.ports.blobs import BlobStore
     from fourfold.core.ports.clock import Clock
     from fourfold.core.ports.engine import Engine
+    from fourfold.core.ports.event_sink import EventSink
     from fourfold.core.ports.online import OnlineStore
     from fourfold.core.ports.tables import TableStore
     from fourfold.core.services.compute import Compute as ComputeProtocol
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from fourfold.mlplatform.hosting.host import HostDoor
     from fourfold.mlplatform.hosting.service import HostingService
     from fourfold.mlplatform.models.service import Models
+    from fourfold.resources.flows.openlineage.service import LineageEvents
     from fourfold.resources.flows.service import FlowService
     from fourfold.workbench.service import Workbench
 
@@ -305,11 +307,36 @@ class Project:
             environment=lambda: self.compute.present_environment().identity,
             accounts=self.compute,
             resolve=self.current_version,
+            lineage_events=self.lineage_events,
             settings=LoopSettings(
                 most_bodies=self.settings.flows.bodies,
                 most_idle=self.pool[1].workers or 2 + int(self.unit.cores),
             ),
         )
+
+    @part
+    def lineage_events(self) -> LineageEvents:
+        from fourfold.resources.flows.openlineage.facts import ProjectFacts
+        from fourfold.resources.flows.openlineage.service import LineageEvents
+
+        store = self.settings.storage
+        if not store or store.startswith("file://"):
+            store = f"file://{self._folder(store, self.home).resolve()}"
+        facts = ProjectFacts(self.database, lambda: self.storage, project=self.settings.project, store=store)
+        return LineageEvents(self.database, facts, self.clock, sink=self._event_sink())
+
+    def _event_sink(self) -> EventSink | None:
+        """Where events about lineage go, if anywhere."""
+        address = self.settings.openlineage
+        if not address:
+            return None
+        if address.startswith("file://"):
+            from fourfold.adapters.openlineage_file import FileEvents
+
+            return FileEvents(self._folder(address, self.home / "openlineage.jsonl"))
+        from fourfold.adapters.openlineage_http import HttpEvents
+
+        return HttpEvents(address, token=os.environ.get("FOURFOLD_OPENLINEAGE_TOKEN", ""))
 
     @part
     def features(self) -> FeatureStore:

@@ -17,7 +17,43 @@ if TYPE_CHECKING:
     from fourfold.core.services import Services
 
 
-@click.command(name="lineage")
+class OfByItself(click.Group):
+    """`fourfold lineage REF` is `fourfold lineage of REF`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if args and args[0] not in self.commands and args[0] not in ctx.help_option_names:
+            args = ["of", *args]
+        return super().parse_args(ctx, args)
+
+
+@click.group(cls=OfByItself, name="lineage")
+def command() -> None:
+    """What a thing was made from, or went into.
+
+    A thing is enough to draw it: fourfold lineage table:flights@3.
+    """
+
+
+@command.command("export")
+@click.option(
+    "--format", "kind", type=click.Choice(["openlineage"]), default="openlineage", show_default=True
+)
+@click.option("--since", default="", help="Of runs made at or after this time: 2026-01-31T06:00:00Z [all].")
+def export(kind: str, since: str) -> None:  # noqa: ARG001 - there is one format so far
+    """Tell all that flows did again, as OpenLineage events, one a line."""
+    from fourfold.core import wire
+    from fourfold.core.times import Instant, parse_instant
+
+    begin = parse_instant(since) if since else Instant(0)
+    with services() as opened:
+        page = opened.flows.lineage_events(begin)
+        while page.last:
+            for event in page.events:
+                click.echo(wire.encode(event))
+            page = opened.flows.lineage_events(begin, after=page.last)
+
+
+@command.command("of")
 @click.argument("ref", metavar="KIND:NAME[@VERSION][#COLUMN]")
 @click.option(
     "--up", "down", flag_value=False, type=bool, default=False, help="What it was made from [default]."
@@ -39,8 +75,11 @@ if TYPE_CHECKING:
     type=click.Path(dir_okay=False, path_type=Path),
     help="Write the picture (SVG) to this file, and show it in the browser.",
 )
-def command(ref: str, down: bool, depth: int, columns: bool, output: str, file: Path | None) -> None:
-    """Draw where a thing came from: table:flights@3, table:flights#delay, model:delays/2, run:ID."""
+def of(ref: str, down: bool, depth: int, columns: bool, output: str, file: Path | None) -> None:
+    """Draw where a thing came from: table:flights@3, table:flights#delay, model:delays/2, run:ID.
+
+    The word `of` may be left out.
+    """
     from fourfold.core.lineage import Direction
 
     direction = Direction.downstream if down else Direction.upstream

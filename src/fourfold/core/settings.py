@@ -18,11 +18,12 @@ ADDRESSES: Mapping[str, tuple[str, ...]] = {
     "storage": ("file",),
     "online": ("lmdb",),
     "engine": ("local",),
+    "openlineage": ("file", "http", "https"),
 }
 """Which schemes each part's address may have in this release."""
 
 ENVIRONMENT_PREFIX = "FOURFOLD_"
-NOT_SETTINGS = frozenset({"HOME", "URL", "TOKEN", "PROJECT", "DEBUG"})
+NOT_SETTINGS = frozenset({"HOME", "URL", "TOKEN", "PROJECT", "DEBUG", "OPENLINEAGE_TOKEN"})
 """Environment variables with our prefix that say where a project is rather than what it is made of."""
 
 
@@ -95,13 +96,15 @@ class Settings:
     ...
     fourfold.core.errors.Refused: setting 'catalogue' is not known
       did you mean 'catalog'?
-      settings: buffer, catalog, environment, flows, online, pools, project, server, storage
+      settings: buffer, catalog, environment, flows, online, openlineage, pools, project, server, storage
     """
 
     project: str = "default"
     catalog: str = ""
     storage: str = ""
     online: str = ""
+    openlineage: str = ""
+    """Where events about runs and what they made are sent; empty: nowhere."""
     pools: Mapping[str, PoolSettings] = field(default_factory=lambda: {"local": PoolSettings()})
     server: ServerSettings = ServerSettings()
     environment: EnvironmentSettings = EnvironmentSettings()
@@ -135,7 +138,7 @@ class Settings:
             else:
                 values[key] = _scalar(str, value, key)
         parsed = cls(**values)
-        for part in ("catalog", "storage", "online"):
+        for part in ("catalog", "storage", "online", "openlineage"):
             check_address(part, getattr(parsed, part))
         for name, pool in parsed.pools.items():
             check_address("engine", pool.engine, setting=f"pools.{name}.engine")
@@ -183,7 +186,7 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
             tree.setdefault("pools", {}).setdefault(pool, {})[key] = value
         elif head in {"server", "environment", "flows", "buffer"} and rest:
             tree.setdefault(head, {})[rest] = value
-        elif name.lower() in {"project", "catalog", "storage", "online"}:
+        elif name.lower() in {"project", "catalog", "storage", "online", "openlineage"}:
             tree[name.lower()] = value
         # Other variables with our prefix belong to a runner or a test, not to the project.
     return tree

@@ -7,7 +7,9 @@ from typing import Any, Protocol
 
 from fourfold.core.flows import DeployedFlow, FlowRun, Graph, LogPiece, Reason, RunEvent, ScheduleInfo
 from fourfold.core.jobs import Resources
+from fourfold.core.openlineage import EventPage
 from fourfold.core.routes import Role, route
+from fourfold.core.times import Instant
 
 
 class Flows(Protocol):
@@ -56,6 +58,14 @@ class Flows(Protocol):
     @route("GET /flow-runs/{run_id}/events", needs=Role.viewer)
     def events(self, run_id: str, *, after: int = 0, limit: int = 1000) -> tuple[RunEvent, ...]:
         """What happened to a run, in order."""
+        ...
+
+    @route("GET /lineage/events", needs=Role.viewer)
+    def lineage_events(self, since: Instant, *, after: str = "", limit: int = 20) -> EventPage:
+        """OpenLineage events of at most `limit` runs made since a time, oldest first, told from the records.
+
+        `after` is the last run of the page before.
+        """
         ...
 
     @route("GET /flow-runs/{run_id}/wait", needs=Role.viewer)

@@ -33,15 +33,18 @@ from fourfold.core.flows import (
 )
 from fourfold.core.jobs import Resources
 from fourfold.core.lineage import Edge
+from fourfold.core.openlineage import EventPage
 from fourfold.core.ports.blobs import BlobStore, Digest
 from fourfold.core.ports.clock import Clock
 from fourfold.core.ports.engine import Engine
 from fourfold.core.ports.flow_store import Changes
+from fourfold.core.times import Instant
 from fourfold.core.values import replace
 from fourfold.core.wire import convert, plain
 from fourfold.resources.flows import bundle
 from fourfold.resources.flows.client import Client
 from fourfold.resources.flows.loop import Resolve, Settings
+from fourfold.resources.flows.openlineage.service import LineageEvents
 from fourfold.resources.flows.owner import Lock, Owner
 from fourfold.resources.flows.tables import FlowTables
 
@@ -76,6 +79,7 @@ class FlowService:
         accounts: Accounts | None = None,
         resolve: Resolve | None = None,
         settings: Settings | None = None,
+        lineage_events: LineageEvents | None = None,
     ) -> None:
         """`engine` is made when this process first becomes the owner; it must be the loop's own, because
         the owner ends everything that an earlier life of it left running."""
@@ -88,10 +92,13 @@ class FlowService:
         self._step_codes: dict[tuple[str, str], str] = {}
         self._unpacking = threading.Lock()
         self._settings = settings
+        self._lineage_events = lineage_events
         self._make_engine = engine
         self._reader: Engine | None = None
 
         def make_owner(lock: Lock, is_firing: bool) -> Owner:
+            if lineage_events is not None:
+                lineage_events.start()
             return Owner(
                 home=self._home,
                 store=self._tables,
@@ -120,6 +127,8 @@ class FlowService:
     def stop_loop(self) -> None:
         """Stop being the owner. Open runs go on with the next one."""
         self._client.close()
+        if self._lineage_events is not None:
+            self._lineage_events.close()
 
     close = stop_loop
 
@@ -204,6 +213,11 @@ class FlowService:
             for _ in self._client.follow(run_id, left):
                 pass
         return run
+
+    def lineage_events(self, since: Instant, *, after: str = "", limit: int = 20) -> EventPage:
+        if self._lineage_events is None:
+            return EventPage((), "")
+        return self._lineage_events.page(since=since, after=after, limit=max(1, min(limit, 100)))
 
     def result(self, run_id: str, *, call: str = "") -> bytes:
         found: FlowRun | StepCall = self._call(run_id, call) if call else self.get(run_id)
@@ -370,6 +384,8 @@ class FlowService:
             self._accounts.record_in(connection, tuple(changes.jobs))
         if edges := tuple(_edges(changes.calls.values())):
             lineage.record(connection, edges)
+        if self._lineage_events is not None:
+            self._lineage_events.note(connection, changes)
 
     def _with_accounts(self, run_id: str, attempts: tuple[Attempt, ...]) -> tuple[Attempt, ...]:
         if self._accounts is None:

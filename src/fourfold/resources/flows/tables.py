@@ -242,6 +242,12 @@ class FlowTables:
         with self._catalog.read() as connection:
             return tuple(_run(record) for (record,) in connection.execute(query))
 
+    def since(self, at: Instant, after: str, limit: int) -> tuple[str, ...]:
+        """Runs made at or after an instant, oldest first, from the one after `after`."""
+        query = sa.select(flow_run.c.id).where(flow_run.c.created_at_us >= at, flow_run.c.id > after)
+        with self._catalog.read() as connection:
+            return tuple(connection.execute(query.order_by(flow_run.c.id).limit(limit)).scalars())
+
     def graph(self, run: str) -> tuple[FlowRun, tuple[StepCall, ...], tuple[Attempt, ...]] | None:
         """A run with all its calls and all their attempts."""
         with self._catalog.read() as connection:

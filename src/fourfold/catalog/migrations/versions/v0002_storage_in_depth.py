@@ -93,6 +93,20 @@ sa.Table(
     sa.Column("format", sa.Integer, nullable=False, server_default="1"),
 )
 
+sa.Table(
+    "flow_telling",
+    tables,
+    sa.Column("seq", SERIAL, primary_key=True),
+    sa.Column("run_id", sa.Text, nullable=False),
+    sa.Column("call_key", sa.Text, nullable=False),
+    sa.Column("n", sa.Integer, nullable=False),
+    sa.Column("what", sa.Text, nullable=False),
+    sa.Column("told_at_us", sa.BigInteger),
+    sa.Column("refused", sa.Text),
+    sa.UniqueConstraint("run_id", "call_key", "n", "what"),
+    sqlite_autoincrement=True,
+)
+
 BEFORE = frozenset({"catalog_node"})
 """Tables that 0001 made."""
 

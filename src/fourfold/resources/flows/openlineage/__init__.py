@@ -1,0 +1,1 @@
+"""Flow runs and steps as OpenLineage events, told from their records and sent on."""
