@@ -1,50 +1,35 @@
-"""The only chooser of adapters: a project's addresses in, its open services out.
-
-A project is a folder, `.fourfold`, found from `FOURFOLD_HOME`, else from the nearest parent folder that
-holds a `.fourfold` or a `fourfold.toml`, else made here on first use. With `FOURFOLD_URL` set, the same
-services come from a server over HTTP instead.
-
-Each part is opened when it is first asked for: a step that reads a table loads no feature store.
-"""
+"""A project in a folder: every part of it behind the adapter that its address names."""
 
 from __future__ import annotations
 
-import functools
 import os
 import threading
-import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
 
 from fourfold.core.errors import NotFound, Refused
-from fourfold.core.services import PROTOCOLS, Services
+from fourfold.core.services import PROTOCOLS
 from fourfold.core.settings import PoolSettings, Settings
+from fourfold.wiring.places import find_home, make_folder, read_settings
 
 if TYPE_CHECKING:
     from fourfold.catalog.database import Catalog
     from fourfold.catalog.service import CatalogService
-    from fourfold.core.backups import Backup, Progress
     from fourfold.core.compute import Unit
     from fourfold.core.context import Ref
-    from fourfold.core.ports.archive import Archive, OpenArchive, TableCopies
+    from fourfold.core.ports.archive import TableCopies
     from fourfold.core.ports.blobs import BlobStore
     from fourfold.core.ports.clock import Clock
     from fourfold.core.ports.engine import Engine
     from fourfold.core.ports.event_sink import EventSink
     from fourfold.core.ports.online import OnlineStore
     from fourfold.core.ports.tables import TableStore
-    from fourfold.core.services.compute import Compute as ComputeProtocol
-    from fourfold.core.services.files import Files as FilesProtocol
-    from fourfold.core.services.models import Models as ModelsProtocol
-    from fourfold.core.services.storage import Storage as StorageProtocol
     from fourfold.foundation.compute.environments import Environments
     from fourfold.foundation.compute.service import Compute
     from fourfold.foundation.storage.backup import Backups
     from fourfold.foundation.storage.datasets.service import Datasets
-    from fourfold.foundation.storage.folders.saving import Folders
     from fourfold.foundation.storage.folders.service import Files
-    from fourfold.foundation.storage.folders.ways import Afar
     from fourfold.foundation.storage.service import Storage
     from fourfold.foundation.storage.upkeep import Upkeep
     from fourfold.mlplatform.features.service import FeatureStore
@@ -55,33 +40,7 @@ if TYPE_CHECKING:
     from fourfold.resources.flows.service import FlowService
     from fourfold.workbench.service import Workbench
 
-FOLDER = ".fourfold"
-SETTINGS_FILE = "fourfold.toml"
-PIECES = "pieces"
-"""In a folder of backups: where their pieces are."""
 T = TypeVar("T")
-
-
-def find_home(environ: Mapping[str, str], here: Path) -> Path:
-    """The project's folder for a process that runs `here`."""
-    if named := environ.get("FOURFOLD_HOME"):
-        return Path(named).resolve()
-    for folder in (here, *here.parents):
-        if (folder / FOLDER).is_dir() or (folder / SETTINGS_FILE).is_file():
-            return folder / FOLDER
-    return here / FOLDER
-
-
-def read_settings(home: Path, environ: Mapping[str, str]) -> Settings:
-    """The settings of the project whose folder is `home`."""
-    path = home.parent / SETTINGS_FILE
-    given: dict[str, object] = {}
-    if path.is_file():
-        try:
-            given = tomllib.loads(path.read_text(encoding="utf-8"))
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise Refused(f"{path} is not TOML: {error}") from error
-    return Settings.parse(given, environ)
 
 
 class part(Generic[T]):  # noqa: N801 - used like `property`
@@ -129,7 +88,7 @@ class Project:
         self.settings = settings
         self.opening = threading.RLock()
         self.parts: dict[str, Any] = {}
-        _make_folder(home)
+        make_folder(home)
         if not is_restoring and (home / "restoring").exists():
             raise Refused(
                 f"the project in {home} is being restored from a backup, or that was cut off",
@@ -455,64 +414,6 @@ class Project:
         return (self.home.parent / path) if path else default
 
 
-class RemoteProject:
-    """The services of a project that lives behind a server. Fulfils `core.services.Services`."""
-
-    def __init__(self, url: str, token: str) -> None:
-        from fourfold.adapters.remote import Remote
-
-        self._remote = Remote(url, token)
-        here: dict[str, Callable[[Any], object]] = {
-            "storage": self._blobs,
-            "files": self._folders,
-            "compute": self._environment,
-            "models": self._reader,
-        }
-        for name, protocol in PROTOCOLS.items():
-            setattr(self, name, self._remote.service(name, protocol, here=here.get(name)))
-
-    def __repr__(self) -> str:
-        return f"<RemoteProject at {self._remote.url}>"
-
-    def close(self) -> None:
-        """Let go of open connections."""
-        self._remote.close()
-
-    # What a service does in the process that calls, over the routes of the server.
-
-    def _blobs(self, storage: StorageProtocol) -> Afar:
-        return self._afar(storage, cast(Services, self).files)
-
-    def _folders(self, files: FilesProtocol) -> Folders:
-        from fourfold.adapters.blake3_digests import Blake3Digests
-        from fourfold.foundation.storage.folders.saving import Folders
-
-        return Folders(files, self._afar(cast(Services, self).storage, files), Blake3Digests())
-
-    @staticmethod
-    def _afar(storage: StorageProtocol, files: FilesProtocol) -> Afar:
-        from fourfold.adapters.blake3_digests import Blake3Digests
-        from fourfold.foundation.storage.folders.ways import Afar
-
-        return Afar(storage, files, Blake3Digests())
-
-    @staticmethod
-    def _environment(compute: ComputeProtocol) -> object:
-        from fourfold.foundation.compute.environments import Environments
-        from fourfold.foundation.compute.present import PresentEnvironment
-
-        home = find_home(os.environ, Path.cwd())
-        lock = read_settings(home, os.environ).environment.lock
-        return PresentEnvironment(
-            Environments(home, project=home.parent, lock=lock), compute.remember_environment
-        )
-
-    def _reader(self, models: ModelsProtocol) -> object:
-        from fourfold.mlplatform.models.reading import Reader
-
-        return Reader(models, cast(Services, self).storage.get_blob)
-
-
 _opened: dict[tuple[int, Path], Project] = {}
 _opening = threading.Lock()
 
@@ -525,92 +426,3 @@ def open_project() -> Project:
         if project is None:
             project = _opened[os.getpid(), home] = Project(home, read_settings(home, os.environ))
         return project
-
-
-def open_services() -> Services:
-    """The services of the present project: a server's when `FOURFOLD_URL` is set, else the folder's."""
-    url = os.environ.get("FOURFOLD_URL", "")
-    if not url:
-        return open_project()
-    token = os.environ.get("FOURFOLD_TOKEN", "")
-    if not token:
-        raise Refused(
-            f"FOURFOLD_URL names the server at {url}, and FOURFOLD_TOKEN is not set",
-            ways_on=["set it to the owner's token (`fourfold token owner` beside the server) or your own"],
-        )
-    return _open_remote(url, token)
-
-
-@functools.cache
-def _open_remote(url: str, token: str) -> Services:
-    return cast(Services, RemoteProject(url, token))
-
-
-def open_archive(place: Path) -> Archive:
-    """The backups that lie in a folder, or the one in a file."""
-    from fourfold.adapters.folder_archive import FolderArchive
-    from fourfold.adapters.local_blobs import LocalBlobs
-    from fourfold.adapters.zip_archive import ZipReader
-
-    if place.is_file():
-        return ZipReader(place)
-    if not (place / PIECES).is_dir():
-        raise NotFound(f"{place} holds no backup", ways_on=["take one: fourfold backup FOLDER"])
-    return FolderArchive(place, LocalBlobs(place / PIECES))
-
-
-def new_archive(place: Path) -> OpenArchive:
-    """Where a backup is to be written: a new file, or a folder that may hold earlier ones."""
-    from fourfold.adapters.folder_archive import FolderArchive
-    from fourfold.adapters.local_blobs import LocalBlobs
-    from fourfold.adapters.zip_archive import ZipWriter
-
-    place = place.absolute()
-    if place.suffix == ".zip":
-        return ZipWriter(place)
-    if place.is_file() or (place.is_dir() and any(place.iterdir()) and not (place / PIECES).is_dir()):
-        raise Refused(
-            f"{place} holds something else than backups",
-            ways_on=["name a folder that is empty or not there yet, or a file that ends in .zip"],
-        )
-    return FolderArchive(place, LocalBlobs(place / PIECES))
-
-
-def restore(
-    home: Path, settings: Settings, archive: Archive, *, number: int | None, progress: Progress
-) -> Backup:
-    """Bring a project back from a backup, to where the settings say; the project must be empty."""
-    from fourfold.catalog.database import Catalog
-    from fourfold.foundation.storage.restore import restore
-
-    project = Project(home, settings, is_restoring=True)
-    database = Catalog(project.database_url)  # its tables come with the backup
-    try:
-        return restore(
-            archive,
-            home,
-            catalog=database,
-            blobs=project.blobs,
-            tables=project.tables,
-            copies=project.copies,
-            online=project.online,
-            number=number,
-            progress=progress,
-        )
-    finally:
-        database.close()
-        project.close()
-
-
-def _make_folder(home: Path) -> None:
-    """The project's folder, for its owner only, out of the way of version control."""
-    try:
-        home.mkdir(parents=True, exist_ok=True, mode=0o700)
-        ignore = home / ".gitignore"
-        if not ignore.exists():
-            ignore.write_text("*\n")
-    except OSError as error:
-        raise Refused(
-            f"the project's folder {home} cannot be used: {error.strerror}",
-            ways_on=["say where it may be with FOURFOLD_HOME, or free the path"],
-        ) from error

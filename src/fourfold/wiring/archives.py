@@ -1,0 +1,73 @@
+"""Backups by their place: a folder of them, or one in a file; and the project that one is brought back to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fourfold.core.errors import NotFound, Refused
+from fourfold.core.settings import Settings
+from fourfold.wiring.project import Project
+
+if TYPE_CHECKING:
+    from fourfold.core.backups import Backup, Progress
+    from fourfold.core.ports.archive import Archive, OpenArchive
+
+PIECES = "pieces"
+"""In a folder of backups: where their pieces are."""
+
+
+def open_archive(place: Path) -> Archive:
+    """The backups that lie in a folder, or the one in a file."""
+    from fourfold.adapters.folder_archive import FolderArchive
+    from fourfold.adapters.local_blobs import LocalBlobs
+    from fourfold.adapters.zip_archive import ZipReader
+
+    if place.is_file():
+        return ZipReader(place)
+    if not (place / PIECES).is_dir():
+        raise NotFound(f"{place} holds no backup", ways_on=["take one: fourfold backup FOLDER"])
+    return FolderArchive(place, LocalBlobs(place / PIECES))
+
+
+def new_archive(place: Path) -> OpenArchive:
+    """Where a backup is to be written: a new file, or a folder that may hold earlier ones."""
+    from fourfold.adapters.folder_archive import FolderArchive
+    from fourfold.adapters.local_blobs import LocalBlobs
+    from fourfold.adapters.zip_archive import ZipWriter
+
+    place = place.absolute()
+    if place.suffix == ".zip":
+        return ZipWriter(place)
+    if place.is_file() or (place.is_dir() and any(place.iterdir()) and not (place / PIECES).is_dir()):
+        raise Refused(
+            f"{place} holds something else than backups",
+            ways_on=["name a folder that is empty or not there yet, or a file that ends in .zip"],
+        )
+    return FolderArchive(place, LocalBlobs(place / PIECES))
+
+
+def restore(
+    home: Path, settings: Settings, archive: Archive, *, number: int | None, progress: Progress
+) -> Backup:
+    """Bring a project back from a backup, to where the settings say; the project must be empty."""
+    from fourfold.catalog.database import Catalog
+    from fourfold.foundation.storage.restore import restore
+
+    project = Project(home, settings, is_restoring=True)
+    database = Catalog(project.database_url)  # its tables come with the backup
+    try:
+        return restore(
+            archive,
+            home,
+            catalog=database,
+            blobs=project.blobs,
+            tables=project.tables,
+            copies=project.copies,
+            online=project.online,
+            number=number,
+            progress=progress,
+        )
+    finally:
+        database.close()
+        project.close()
