@@ -24,6 +24,10 @@ OPERATORS = ("==", "!=", "<", "<=", ">", ">=", "in", "not in")
 """What a condition may say. `== None` and `!= None` ask for null and not null."""
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
+_BRANCH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*){0,3}")
+
+MAIN = "main"
+"""The branch that a plain table name means."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +50,7 @@ class TableVersion:
     """Rows in the whole table at this version."""
     rows_added: int
     operation: str
-    """`create`, `append` or `overwrite`."""
+    """`create`, `append`, `overwrite`, `upsert`, `delete` and so on; see `core.ports.tables.Commit`."""
     by: str = ""
     """The principal who wrote it; empty when another program wrote the table's log."""
     step: str = ""
@@ -100,3 +104,50 @@ def table_name(name: str) -> str:
             name=name[:140],
         )
     return name
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class TableAddress:
+    """A table, or a branch of it: what `flights` and `flights@dev/try-1` say."""
+
+    table: str
+    branch: str = MAIN
+
+    def __str__(self) -> str:
+        return self.table if self.branch == MAIN else f"{self.table}@{self.branch}"
+
+
+def table_address(text: str) -> TableAddress:
+    """The table and branch that an address names, else refused.
+
+    >>> table_address("flights@dev/try-1")
+    TableAddress(table='flights', branch='dev/try-1')
+    >>> str(table_address("flights@main"))
+    'flights'
+    """
+    name, at, branch = text.partition("@")
+    return TableAddress(table_name(name), branch_name(branch) if at else MAIN)
+
+
+def branch_name(branch: str) -> str:
+    """The name if it may name a branch, else refused.
+
+    >>> branch_name("dev/../x")
+    Traceback (most recent call last):
+    ...
+    fourfold.core.errors.Refused: 'dev/../x' cannot name a branch
+      use letters, digits, '_', '-', single dots and up to three '/': dev/try-1
+    """
+    if (
+        len(branch) > 100
+        or _BRANCH.fullmatch(branch) is None
+        or ".." in branch
+        or branch.endswith(".")
+        or "./" in branch
+    ):
+        raise Refused(
+            f"'{branch[:140]}' cannot name a branch",
+            ways_on=["use letters, digits, '_', '-', single dots and up to three '/': dev/try-1"],
+            branch=branch[:140],
+        )
+    return branch

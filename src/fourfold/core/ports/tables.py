@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Protocol
 
 import pyarrow as pa
 
 from fourfold.core.storage import Condition, Scalar
 from fourfold.core.times import Instant
+
+Rows = pa.Table | pa.RecordBatchReader
+"""Data to write. A stream is read once, batch by batch, and may be larger than memory."""
+
+
+class Ability(StrEnum):
+    """What not every table format can do. A store refuses what it does not list, and says why."""
+
+    upsert = "upsert"
+    delete = "delete"
+    evolve = "evolve"
+    restore = "restore"
+    compact = "compact"
+    vacuum = "vacuum"
+    branch = "branch"
+    overwrite_part = "overwrite_part"
+    write_keys = "write_keys"
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,10 +37,14 @@ class Commit:
     version: int
     at: Instant
     operation: str
-    """`create`, `append`, `overwrite`; another program's word where it wrote the log."""
+    """`create`, `append`, `overwrite`, `upsert`, `delete`, `evolve`, `restore`, `compact`, `branch`,
+    `publish`; another program's word where it wrote the log."""
     rows: int
     """Rows in the whole table after it."""
     rows_added: int
+    """Rows that this version has and the one before had not; an upsert's updated rows count."""
+    rows_removed: int = 0
+    """Rows that the one before had and this one has not; an upsert's replaced rows count."""
     key: str = ""
     """The write key given, if any."""
     by: str = ""
@@ -39,6 +61,9 @@ class Snapshot:
     partition_by: tuple[str, ...]
     rows: int
     size_bytes: int
+    file_count: int = 0
+    watermark: int = -1
+    """The highest `Mark.watermark` of all commits up to it; -1 when none carried one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,26 +79,66 @@ class Mark:
     """Zero asks the store for its own time."""
     by: str = ""
     step: str = ""
+    watermark: int = -1
+    """Up to which row of the buffer this write brings the table; kept in the log, and never going back."""
 
 
 UNMARKED = Mark()
 
 
+@dataclass(frozen=True, slots=True)
+class Evolution:
+    """How a table's columns change. Nothing that would lose data can be said."""
+
+    add: tuple[pa.Field, ...] = ()
+    """New columns, at the end; older rows are null there, so they must be nullable."""
+    widen: Mapping[str, pa.DataType] = field(default_factory=dict)
+    """Columns whose numbers get a wider type: int32 to int64, float32 to float64, a longer decimal."""
+
+
+@dataclass(frozen=True, slots=True)
+class Vacuumed:
+    """What a vacuum removed, or would remove."""
+
+    file_count: int
+    size_bytes: int
+    versions: tuple[int, ...]
+    """Versions that can no longer be read because of it, oldest first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Rows in the files that only one of two versions has. Rows that both have may be in both streams."""
+
+    removed: pa.RecordBatchReader
+    added: pa.RecordBatchReader
+
+
 class TableStore(Protocol):
-    """Keeps tables whose every version stays readable.
+    """Keeps tables whose every version stays readable until it is vacuumed.
 
-    Names passed `core.storage.table_name`. Versions count from 0 without gaps. A write that returned
-    survives `kill -9` and, on a local disk, a power cut; one that raised or died left nothing to see.
-    Writers at once are put in some order, as if one had waited for the other. Columns keep their Arrow
-    types, as `core.decide.schemas` says: timestamps in microseconds, those with a zone in UTC.
+    Names passed `core.storage.table_address`: `flights`, or `flights@dev/try-1` for a branch, which every
+    method takes in a table's place. Versions count from 0 without gaps, in each branch by themselves. A
+    write that returned survives `kill -9` and, on a local disk, a power cut; one that raised or died left
+    nothing to see. Writers at once are put in some order, as if one had waited for the other. Columns keep
+    their Arrow types, as `core.decide.schemas` says: timestamps in microseconds, those with a zone in UTC.
 
-    Errors: `Refused` when the schema differs (it names the columns), a column is unknown, or partitions
-    are given that the table does not have; `NotFound` for an unknown table or version; `Conflict` when
-    others kept changing the table; `OutOfSpace`; `Corrupted` when stored bytes cannot be read.
+    Errors: `Refused` when the schema differs (it names the columns), a column is unknown, partitions are
+    given that the table does not have, or the store lacks the ability; `NotFound` for an unknown table,
+    branch or version, and for a version whose files were vacuumed; `Conflict` when others kept changing
+    the table; `OutOfSpace`; `Corrupted` when stored bytes cannot be read; `Unavailable` when the place
+    does not answer.
     """
 
+    @property
+    def abilities(self) -> frozenset[Ability]:
+        """What this store can do beyond appending, overwriting whole tables and reading at a version."""
+        ...
+
+    # Writing
+
     def append(
-        self, name: str, data: pa.Table, *, partition_by: tuple[str, ...] = (), mark: Mark = UNMARKED
+        self, name: str, data: Rows, *, partition_by: tuple[str, ...] = (), mark: Mark = UNMARKED
     ) -> Commit:
         """Add rows, creating the table if there is none. A table may hold no rows."""
         ...
@@ -81,7 +146,7 @@ class TableStore(Protocol):
     def overwrite(
         self,
         name: str,
-        data: pa.Table,
+        data: Rows,
         *,
         where: Mapping[str, Scalar] | None = None,
         partition_by: tuple[str, ...] = (),
@@ -89,6 +154,46 @@ class TableStore(Protocol):
     ) -> Commit:
         """Replace all rows (columns may change), or those where partition columns have these values."""
         ...
+
+    def upsert(self, name: str, data: Rows, *, key: tuple[str, ...], mark: Mark = UNMARKED) -> Commit:
+        """Put each row in the place of the one with its key, or add it where there is none.
+
+        Refused: a key column that is null, or a key that the data holds twice. Where the table holds a
+        key several times, all of those rows are replaced by the one.
+        """
+        ...
+
+    def delete(self, name: str, *, where: tuple[Condition, ...], mark: Mark = UNMARKED) -> Commit:
+        """Remove the rows for which all conditions hold; no condition removes all rows.
+
+        Older versions keep them. A comparison with null holds for none, so such rows stay.
+        """
+        ...
+
+    def evolve(self, name: str, change: Evolution, *, mark: Mark = UNMARKED) -> Commit:
+        """Change the columns; rows stay what they were."""
+        ...
+
+    def restore(self, name: str, *, version: int, mark: Mark = UNMARKED) -> Commit:
+        """Make a new version that holds what an older one held, its columns too."""
+        ...
+
+    def compact(
+        self,
+        name: str,
+        *,
+        cluster_by: tuple[str, ...] = (),
+        target_bytes: int = 128 * 2**20,
+        mark: Mark = UNMARKED,
+    ) -> Commit | None:
+        """Write small files together; `None` when there is nothing to gain.
+
+        With `cluster_by`, rows are laid along a Z-order curve over these columns (one column: sorted), so
+        that a filter on any of them skips files. No row changes, and readers and appenders go on meanwhile.
+        """
+        ...
+
+    # Reading
 
     def snapshot(self, name: str, *, version: int | None = None) -> Snapshot:
         """The newest version, or the one numbered."""
@@ -105,14 +210,54 @@ class TableStore(Protocol):
         """Rows of a version for which all conditions hold; only what is needed is read from disk."""
         ...
 
+    def difference(self, name: str, *, before: int, after: int) -> Difference:
+        """What two versions do not share, at the grain of files: all that a comparison must look at.
+
+        Columns are those that both versions have.
+        """
+        ...
+
     def history(self, name: str, *, after: int = -1, limit: int = 1000) -> tuple[Commit, ...]:
         """Commits with a version greater than `after`, newest first, at most `limit`."""
         ...
 
     def names(self) -> tuple[str, ...]:
-        """All tables, sorted."""
+        """All tables, sorted; branches are not among them."""
+        ...
+
+    # Branches: cheap copies of a name
+
+    def fork(self, name: str, branch: str, *, version: int, mark: Mark = UNMARKED) -> Commit:
+        """Begin a branch at a version of the table. It shares the table's files; no row is copied.
+
+        Refused when the branch is there already.
+        """
+        ...
+
+    def publish(self, name: str, branch: str, *, mark: Mark = UNMARKED) -> Commit:
+        """Bring what was done on a branch into the table, as one version; the branch stays.
+
+        When the table did not change since the branch began (or was last published), it becomes what the
+        branch is. When both only added rows, it gets the branch's. Else `Conflict`, and nothing changes.
+        """
+        ...
+
+    def branches(self, name: str) -> tuple[str, ...]:
+        """The branches of a table, sorted."""
+        ...
+
+    # Removing
+
+    def vacuum(
+        self, name: str, *, keep: Collection[int], before: Instant, dry_run: bool = False
+    ) -> Vacuumed:
+        """Remove data files that only versions older than `before` use, other than those in `keep`.
+
+        The newest version is always kept, and so is what any branch uses. Files of writes that never came
+        to be are removed once they are older than `before`. The history stays.
+        """
         ...
 
     def drop(self, name: str) -> None:
-        """Remove the table and all its versions; removing what is not there is nothing."""
+        """Remove the table with all its versions and branches, or one branch; what is not there is nothing."""
         ...
