@@ -42,9 +42,11 @@ class Commit:
     rows: int
     """Rows in the whole table after it."""
     rows_added: int
-    """Rows that this version has and the one before had not; an upsert's updated rows count."""
+    """Rows that this version brings: all of an append, an overwrite or an upsert. What a restore or a
+    publish brings may be counted by whole files; `rows` is always the rows before, plus these, less
+    `rows_removed`. A branch's first version brings none."""
     rows_removed: int = 0
-    """Rows that the one before had and this one has not; an upsert's replaced rows count."""
+    """Rows that it takes away: those an overwrite or an upsert replaces, and those deleted."""
     key: str = ""
     """The write key given, if any."""
     by: str = ""
@@ -93,7 +95,9 @@ class Evolution:
     add: tuple[pa.Field, ...] = ()
     """New columns, at the end; older rows are null there, so they must be nullable."""
     widen: Mapping[str, pa.DataType] = field(default_factory=dict)
-    """Columns whose numbers get a wider type: int32 to int64, float32 to float64, a longer decimal."""
+    """Columns whose numbers get a wider type: int32 to int64, float32 to float64, a longer decimal.
+
+    What is allowed is said by `core.decide.evolving`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,15 +122,17 @@ class TableStore(Protocol):
     """Keeps tables whose every version stays readable until it is vacuumed.
 
     Names passed `core.storage.table_address`: `flights`, or `flights@dev/try-1` for a branch, which every
-    method takes in a table's place. Versions count from 0 without gaps, in each branch by themselves. A
-    write that returned survives `kill -9` and, on a local disk, a power cut; one that raised or died left
-    nothing to see. Writers at once are put in some order, as if one had waited for the other. Columns keep
-    their Arrow types, as `core.decide.schemas` says: timestamps in microseconds, those with a zone in UTC.
+    method takes in a table's place, but for `fork`, `publish`, `branches` and `vacuum`. Versions, write keys
+    and watermarks are a branch's own: it begins at 0, with none. Versions have no gaps: each write makes
+    one, also one that changes no row. A write that returned survives `kill -9` and, on a local disk, a power
+    cut; one that raised or died left nothing to see. Writers at once are put in some order, as if one had
+    waited for the other. Columns keep their Arrow types, as `core.decide.schemas` says: timestamps in
+    microseconds, those with a zone in UTC.
 
     Errors: `Refused` when the schema differs (it names the columns), a column is unknown, partitions are
-    given that the table does not have, or the store lacks the ability; `NotFound` for an unknown table,
-    branch or version, and for a version whose files were vacuumed; `Conflict` when others kept changing
-    the table; `OutOfSpace`; `Corrupted` when stored bytes cannot be read; `Unavailable` when the place
+    given that the table does not have, or the store lacks the ability (the fact `ability` names it);
+    `NotFound` for an unknown table, branch or version, and for the rows of a version whose files were
+    vacuumed (`snapshot` and `history` still tell of it); `Conflict` when others kept changing the table; `OutOfSpace`; `Corrupted` when stored bytes cannot be read; `Unavailable` when the place
     does not answer.
     """
 
@@ -158,8 +164,9 @@ class TableStore(Protocol):
     def upsert(self, name: str, data: Rows, *, key: tuple[str, ...], mark: Mark = UNMARKED) -> Commit:
         """Put each row in the place of the one with its key, or add it where there is none.
 
-        Refused: a key column that is null, or a key that the data holds twice. Where the table holds a
-        key several times, all of those rows are replaced by the one.
+        The first creates the table. Refused: a key column that is null, or of floats or nested, or a key
+        that the data holds twice (`core.decide.keys`). Where the table holds a key several times, all of
+        those rows are replaced by the one; its rows with null in a key column stay.
         """
         ...
 
@@ -171,7 +178,7 @@ class TableStore(Protocol):
         ...
 
     def evolve(self, name: str, change: Evolution, *, mark: Mark = UNMARKED) -> Commit:
-        """Change the columns; rows stay what they were."""
+        """Change the columns; rows stay what they were (`core.decide.evolving`)."""
         ...
 
     def restore(self, name: str, *, version: int, mark: Mark = UNMARKED) -> Commit:
@@ -190,6 +197,7 @@ class TableStore(Protocol):
 
         With `cluster_by`, rows are laid along a Z-order curve over these columns (one column: sorted), so
         that a filter on any of them skips files. No row changes, and readers and appenders go on meanwhile.
+        Files of `target_bytes` or more are left as they are, unless rows are laid anew.
         """
         ...
 
@@ -213,7 +221,8 @@ class TableStore(Protocol):
     def difference(self, name: str, *, before: int, after: int) -> Difference:
         """What two versions do not share, at the grain of files: all that a comparison must look at.
 
-        Columns are those that both versions have.
+        Columns are those that both versions have, in the wider of their types and the order of `after`; one
+        whose types do not meet is not among them. Refused when none is left.
         """
         ...
 
@@ -230,15 +239,17 @@ class TableStore(Protocol):
     def fork(self, name: str, branch: str, *, version: int, mark: Mark = UNMARKED) -> Commit:
         """Begin a branch at a version of the table. It shares the table's files; no row is copied.
 
-        Refused when the branch is there already.
+        Its version 0 is what that version is. Refused when the branch is there already.
         """
         ...
 
     def publish(self, name: str, branch: str, *, mark: Mark = UNMARKED) -> Commit:
         """Bring what was done on a branch into the table, as one version; the branch stays.
 
-        When the table did not change since the branch began (or was last published), it becomes what the
-        branch is. When both only added rows, it gets the branch's. Else `Conflict`, and nothing changes.
+        When the table did not change since the branch began (or was last published, and became what it
+        was), it becomes what the branch is. When both only added rows, it gets the branch's new ones. Else
+        `Conflict`, and nothing changes; also `Refused` where the branch has nothing new
+        (`core.decide.branching`).
         """
         ...
 
@@ -253,8 +264,10 @@ class TableStore(Protocol):
     ) -> Vacuumed:
         """Remove data files that only versions older than `before` use, other than those in `keep`.
 
-        The newest version is always kept, and so is what any branch uses. Files of writes that never came
-        to be are removed once they are older than `before`. The history stays.
+        A version is older when it and the one that followed it were made before then: what was current
+        since stays readable (`core.decide.retention`). The newest version is always kept, and so is what
+        any branch uses. Files of writes that never came to be are removed once they are older than
+        `before`. The history stays.
         """
         ...
 
