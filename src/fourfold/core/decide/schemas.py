@@ -71,13 +71,40 @@ def fit(name: str, data: pa.Table, schema: pa.Schema | None) -> pa.Table:
     Without a schema (the table is new, or its rows are all replaced) the data's own columns decide.
     Numbers may widen (int32 into int64); nothing is ever narrowed, rounded or parsed.
     """
-    _check_names(name, data.schema)
-    if schema is None:
-        schema = _own_schema(name, data.schema)
-    else:
-        _check_against(name, data.schema, schema)
+    schema = fitting(name, data.schema, schema)
     columns = [_cast(name, data.column(field.name), field) for field in schema]
     return pa.Table.from_arrays(columns, schema=schema)
+
+
+def fitting(name: str, given: pa.Schema, schema: pa.Schema | None) -> pa.Schema:
+    """The columns in which data of these columns is kept; refused where it does not fit the table's."""
+    if schema is None:
+        return own(name, given)
+    _check_names(name, given)
+    _check_against(name, given, schema)
+    return schema
+
+
+def own(name: str, schema: pa.Schema) -> pa.Schema:
+    """The columns that a table made of such data has; refused where it cannot keep them."""
+    _check_names(name, schema)
+    fields = []
+    for field in schema:
+        kind = stored_type(field.type)
+        if kind is None:
+            hint = (
+                "all its values are null: cast it to the type it would have"
+                if pa.types.is_null(field.type)
+                else "cast it first, for example to text or to a number"
+            )
+            raise Refused(
+                f"table '{name}': column '{field.name}' is {field.type}, which a table cannot keep",
+                ways_on=[hint],
+                table=name,
+                column=field.name,
+            )
+        fields.append(pa.field(field.name, kind))
+    return pa.schema(fields)
 
 
 def check_columns(name: str, wanted: Sequence[str], schema: pa.Schema) -> None:
@@ -196,26 +223,6 @@ def _check_names(name: str, schema: pa.Schema) -> None:
         seen[column.lower()] = column
 
 
-def _own_schema(name: str, schema: pa.Schema) -> pa.Schema:
-    fields = []
-    for field in schema:
-        kind = stored_type(field.type)
-        if kind is None:
-            hint = (
-                "all its values are null: cast it to the type it would have"
-                if pa.types.is_null(field.type)
-                else "cast it first, for example to text or to a number"
-            )
-            raise Refused(
-                f"table '{name}': column '{field.name}' is {field.type}, which a table cannot keep",
-                ways_on=[hint],
-                table=name,
-                column=field.name,
-            )
-        fields.append(pa.field(field.name, kind))
-    return pa.schema(fields)
-
-
 def _check_against(name: str, given: pa.Schema, schema: pa.Schema) -> None:
     missing = [column for column in schema.names if column not in given.names]
     extra = [column for column in given.names if column not in schema.names]
@@ -231,7 +238,7 @@ def _check_against(name: str, given: pa.Schema, schema: pa.Schema) -> None:
         near = did_you_mean(column, missing or schema.names, what="columns")
         ways_on.append(f"not in the table: {column}" + (f" ({near[0]})" if len(near) > 1 else ""))
     ways_on += [f"type differs: {column} is {what}" for column, what in differing.items()]
-    ways_on.append("to change a table's columns, overwrite it whole")
+    ways_on.append("to change a table's columns, evolve it, or overwrite it whole")
     raise Refused(
         f"the data does not have the columns of table '{name}'",
         ways_on=ways_on,

@@ -132,8 +132,8 @@ class TableStore(Protocol):
     Errors: `Refused` when the schema differs (it names the columns), a column is unknown, partitions are
     given that the table does not have, or the store lacks the ability (the fact `ability` names it);
     `NotFound` for an unknown table, branch or version, and for the rows of a version whose files were
-    vacuumed (`snapshot` and `history` still tell of it); `Conflict` when others kept changing the table; `OutOfSpace`; `Corrupted` when stored bytes cannot be read; `Unavailable` when the place
-    does not answer.
+    vacuumed (`snapshot` and `history` still tell of it); `Conflict` when others kept changing the table;
+    `OutOfSpace`; `Corrupted` when stored bytes cannot be read; `Unavailable` when the place does not answer.
     """
 
     @property
@@ -146,7 +146,7 @@ class TableStore(Protocol):
     def append(
         self, name: str, data: Rows, *, partition_by: tuple[str, ...] = (), mark: Mark = UNMARKED
     ) -> Commit:
-        """Add rows, creating the table if there is none. A table may hold no rows."""
+        """Add rows, creating the table (never a branch) if there is none. A table may hold no rows."""
         ...
 
     def overwrite(
@@ -259,9 +259,7 @@ class TableStore(Protocol):
 
     # Removing
 
-    def vacuum(
-        self, name: str, *, keep: Collection[int], before: Instant, dry_run: bool = False
-    ) -> Vacuumed:
+    def vacuum(self, name: str, *, keep: Collection[int], before: Instant, dry_run: bool = False) -> Vacuumed:
         """Remove data files that only versions older than `before` use, other than those in `keep`.
 
         A version is older when it and the one that followed it were made before then: what was current
@@ -272,5 +270,5 @@ class TableStore(Protocol):
         ...
 
     def drop(self, name: str) -> None:
-        """Remove the table with all its versions and branches, or one branch; what is not there is nothing."""
+        """Remove the table with all its versions and branches, or one branch, or nothing if it is gone."""
         ...

@@ -1,0 +1,60 @@
+"""Which columns may tell a table's rows apart, and which data may be put by them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from fourfold.core.decide import schemas
+from fourfold.core.errors import Refused
+
+
+def check_columns(name: str, schema: pa.Schema, key: Sequence[str]) -> None:
+    """Refuse a key of no columns, of columns that are not there, or of values that are not clearly equal."""
+    if not key:
+        raise Refused(f"table '{name}': a key names at least one column", ways_on=['key=["id"]'], table=name)
+    if len(set(key)) < len(key):
+        raise Refused(f"table '{name}': the key names a column twice: {', '.join(key)}", table=name)
+    schemas.check_columns(name, key, schema)
+    for column in key:
+        kind = schema.field(column).type
+        if pa.types.is_nested(kind) or pa.types.is_floating(kind):
+            raise Refused(
+                f"table '{name}': column '{column}' is {kind} and cannot be part of a key",
+                ways_on=["a key is of text, integers, decimals, dates, times, booleans or bytes"],
+                table=name,
+                column=column,
+            )
+
+
+def check_nulls(name: str, data: pa.Table | pa.RecordBatch, key: Sequence[str]) -> None:
+    """Refuse rows whose key is not whole."""
+    for column in key:
+        if count := data.column(column).null_count:
+            raise Refused(
+                f"table '{name}': key column '{column}' is null in {count} rows of the data",
+                ways_on=["drop those rows, or append them: a null is equal to nothing"],
+                table=name,
+                column=column,
+            )
+
+
+def check_unique(name: str, keys: pa.Table) -> None:
+    """Refuse a key that is there twice. `keys` holds the key columns of all the data."""
+    counted = keys.group_by(keys.column_names).aggregate([([], "count_all")])
+    if len(counted) == len(keys):
+        return
+    repeated = counted.filter(pc.greater(counted["count_all"], 1))
+    first = repeated.slice(0, 1).to_pylist()[0]
+    count = first.pop("count_all")
+    told = ", ".join(f"{column} = {value!r}" for column, value in first.items())
+    raise Refused(
+        f"table '{name}': the data holds {count} rows with the key {told}",
+        ways_on=[
+            f"keys that are there more than once: {len(repeated)}",
+            "keep one row of each: which of them would win is not for a table to guess",
+        ],
+        table=name,
+    )
