@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import TypeAlias
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -26,7 +27,7 @@ from fourfold.core.ports.tables import (
 from fourfold.core.storage import Condition, Scalar, TableAddress, table_address
 from fourfold.core.times import Instant
 
-Files = tuple[pa.Table, ...]
+Files: TypeAlias = tuple[pa.Table, ...]
 """The rows of a version, in the pieces in which writes left them. A piece never changes; two versions
 that have the same one share it."""
 
