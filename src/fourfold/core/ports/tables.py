@@ -83,6 +83,14 @@ class Mark:
     step: str = ""
     watermark: int = -1
     """Up to which row of the buffer this write brings the table; kept in the log, and never going back."""
+    since: int = -1
+    """The watermark that the table must still have for a write that carries one. Where it has another when
+    the commit is made, the write changes nothing and answers with the newest commit: of two flushes of
+    the same rows that race, one is done. `NotFound` where the table is gone."""
+
+    def __post_init__(self) -> None:
+        if 0 <= self.watermark <= self.since:
+            raise ValueError(f"watermark {self.watermark} does not go on from {self.since}")
 
 
 UNMARKED = Mark()
@@ -122,9 +130,9 @@ class TableStore(Protocol):
     """Keeps tables whose every version stays readable until it is vacuumed.
 
     Names passed `core.storage.table_address`: `flights`, or `flights@dev/try-1` for a branch, which every
-    method takes in a table's place, but for `fork`, `publish`, `branches` and `vacuum`. Versions, write keys
-    and watermarks are a branch's own: it begins at 0, with none. Versions have no gaps: each write makes
-    one, also one that changes no row. A write that returned survives `kill -9` and, on a local disk, a power
+    method takes in a table's place, but for `fork`, `publish`, `branches` and `vacuum`. Versions and write
+    keys are a branch's own: it begins at 0 and knows no key. Versions have no gaps: each write makes one,
+    also one that changes no row. A write that returned survives `kill -9` and, on a local disk, a power
     cut; one that raised or died left nothing to see. Writers at once are put in some order, as if one had
     waited for the other. Columns keep their Arrow types, as `core.decide.schemas` says: timestamps in
     microseconds, those with a zone in UTC.
@@ -239,7 +247,7 @@ class TableStore(Protocol):
     def fork(self, name: str, branch: str, *, version: int, mark: Mark = UNMARKED) -> Commit:
         """Begin a branch at a version of the table. It shares the table's files; no row is copied.
 
-        Its version 0 is what that version is. Refused when the branch is there already.
+        Its version 0 is what that version is, its watermark too. Refused when the branch is there already.
         """
         ...
 
