@@ -277,7 +277,7 @@ class MemoryTables:
             begun = self._readable(name, version)
             self._branches.setdefault(name, {})[branch] = _Branch(version, 0, is_level=True)
             draft = _Draft("branch", begun.schema, begun.files, begun.partition_by)
-            return self._commit(address, None, draft, mark)
+            return self._commit(address, None, draft, replace(mark, watermark=begun.watermark))
 
     def publish(self, name: str, branch: str, *, mark: Mark = UNMARKED) -> Commit:
         self._need(Ability.branch, "branch")
@@ -372,6 +372,8 @@ class MemoryTables:
             if (first := self._first(name, mark.key)) is not None:
                 return first
             last = self._version(name, None) if name in self._tables or "@" in name else None
+            if mark.watermark >= 0 and mark.since != (-1 if last is None else last.watermark):
+                return _there(name, last).commit
             return self._commit(name, last, change(last), mark)
 
     def _check_mark(self, mark: Mark) -> None:
