@@ -37,3 +37,11 @@ class TestMemoryTables(TableStoreKit):
     @pytest.fixture
     def store(self) -> TableStore:
         return MemoryTables()
+
+
+class TestMemoryTablesThatCanDoLittle(TableStoreKit):
+    """Refusals are checked too."""
+
+    @pytest.fixture
+    def store(self) -> TableStore:
+        return MemoryTables(abilities=())

@@ -454,15 +454,19 @@ def _only(files: Files, others: Files) -> Files:
 def _in_columns(files: Files, schema: pa.Schema) -> pa.Table:
     """The files' rows in these columns: wider where they were narrower, null where they lack one."""
 
-    def column(file: pa.Table, field: pa.Field) -> pa.ChunkedArray:
-        if field.name not in file.column_names:
-            return pa.chunked_array([pa.nulls(len(file), field.type)])
-        return file[field.name].cast(field.type)
+    def fitted(file: pa.Table) -> pa.Table:
+        columns = dict(zip(file.column_names, file.columns, strict=True))
+        return pa.Table.from_arrays(
+            [
+                columns[field.name].cast(field.type)
+                if field.name in columns
+                else pa.chunked_array([pa.nulls(len(file), field.type)])
+                for field in schema
+            ],
+            schema=schema,
+        )
 
-    return pa.concat_tables([
-        schema.empty_table(),
-        *(pa.Table.from_arrays([column(file, field) for field in schema], schema=schema) for file in files),
-    ])  # fmt: skip
+    return pa.concat_tables([schema.empty_table(), *map(fitted, files)])
 
 
 def _keeping(version: _Version, stay: Callable[[pa.Table], pa.Table]) -> Files:
