@@ -98,7 +98,8 @@ UNMARKED = Mark()
 
 @dataclass(frozen=True, slots=True)
 class Evolution:
-    """How a table's columns change. Nothing that would lose data can be said."""
+    """How a table's columns change. Nothing that would lose data can be said; nothing at all makes a version
+    that is as the one before (a new name for a column lives in the catalog, from a version on)."""
 
     add: tuple[pa.Field, ...] = ()
     """New columns, at the end; older rows are null there, so they must be nullable."""
