@@ -267,8 +267,7 @@ class MemoryTables:
     def fork(self, name: str, branch: str, *, version: int, mark: Mark = UNMARKED) -> Commit:
         self._need(Ability.branch, "branch")
         self._check_mark(mark)
-        branching.only_table(name, "be branched")
-        address = str(TableAddress(name, branch))
+        address = branching.branch_of(name, branch, "be branched")
         with self._lock:
             if (first := self._first(address, mark.key)) is not None:
                 return first
@@ -282,11 +281,10 @@ class MemoryTables:
     def publish(self, name: str, branch: str, *, mark: Mark = UNMARKED) -> Commit:
         self._need(Ability.branch, "branch")
         self._check_mark(mark)
-        branching.only_table(name, "be published into")
+        address = branching.branch_of(name, branch, "be published into")
         with self._lock:
             if (first := self._first(name, mark.key)) is not None:
                 return first
-            address = str(TableAddress(name, branch))
             last, theirs = self._version(name, None), self._version(address, None)
             met = self._branches[name][branch]
             ours = self._tables[name][met.table_version :]

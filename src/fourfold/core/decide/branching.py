@@ -7,7 +7,7 @@ from enum import StrEnum
 
 from fourfold.core.errors import Conflict, Refused
 from fourfold.core.ports.tables import Commit
-from fourfold.core.storage import MAIN, table_address
+from fourfold.core.storage import MAIN, TableAddress, branch_name, table_address
 
 _ADDING = frozenset({"append", "publish"})
 _STILL = frozenset({"compact"})
@@ -60,6 +60,23 @@ def publishing(
         table=name,
         branch=branch,
     )
+
+
+def branch_of(name: str, branch: str, what: str) -> str:
+    """The address of a table's branch; refused for what is a branch itself, or the table.
+
+    >>> branch_of("flights", "dev/try-1", "be branched")
+    'flights@dev/try-1'
+    """
+    address = TableAddress(only_table(name, what), branch_name(branch))
+    if address.branch == MAIN:
+        raise Refused(
+            f"'{MAIN}' is table '{name}' itself, and no branch of it",
+            ways_on=["give the branch another name: dev/try-1"],
+            table=name,
+            branch=branch,
+        )
+    return str(address)
 
 
 def only_table(name: str, what: str) -> str:

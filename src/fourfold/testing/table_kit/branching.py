@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pyarrow as pa
 
 from fourfold.core.errors import Conflict, NotFound, Refused
@@ -141,14 +143,19 @@ class Branching:
             store.fork("t", "other", version=7)
         with raising(Refused, naming="nothing that is not published"):
             store.publish("t", "dev")
-        for call in (
+        with raising(Refused, naming="itself"):
+            store.fork("t", "main", version=0)
+        with raising(Refused, naming="itself"):
+            store.publish("t", "main")
+        calls: tuple[Callable[[], object], ...] = (
             lambda: store.fork("t@dev", "deeper", version=0),
             lambda: store.publish("t@dev", "dev"),
             lambda: store.branches("t@dev"),
-        ):
+        )
+        for call in calls:
             with raising(Refused, naming="is a branch"):
                 call()
-        for unknown in (
+        unknown: tuple[Callable[[], object], ...] = (
             lambda: store.append("t@absent", rows(1)),
             lambda: store.snapshot("t@absent"),
             lambda: store.history("t@absent"),
@@ -156,9 +163,10 @@ class Branching:
             lambda: store.append("u@dev", rows(1)),
             lambda: store.fork("u", "dev", version=0),
             lambda: store.branches("u"),
-        ):
+        )
+        for call in unknown:
             with raising(NotFound):
-                unknown()
+                call()
         assert store.names() == ("t",)
         assert store.branches("t") == ("dev",)
 
