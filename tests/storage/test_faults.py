@@ -25,7 +25,9 @@ WRITER = """
 import os, signal, sys
 from pathlib import Path
 import pyarrow as pa
-from fourfold.adapters.delta import DeltaTables, store, write
+from fourfold.adapters.delta import DeltaTables
+from fourfold.adapters.delta.disk import Disk
+from fourfold.adapters.delta.local import LocalPlace
 from fourfold.adapters.local_blobs import LocalBlobs
 from fourfold.catalog.database import Catalog
 from fourfold.foundation.storage.service import Storage
@@ -36,7 +38,7 @@ home, point = Path(sys.argv[1]), sys.argv[2]
 storage = Storage(
     Catalog.open(f"sqlite:///{home}/catalog.db"),
     LocalBlobs(home / "blobs"),
-    DeltaTables(home / "tables"),
+    DeltaTables(LocalPlace(home / "tables", disk := Disk())),
     MovableClock(),
 )
 storage.append("t", pa.table({"n": [1]}))
@@ -44,13 +46,17 @@ storage.append("t", pa.table({"n": [1]}))
 def die(*_, **__):
     os.kill(os.getpid(), signal.SIGKILL)
 
-where = {
-    "before the commit": (write.Write, "commit"),
-    "before it is synced": (DeltaTables, "_acknowledge"),
-    "before the catalog": (TableRecords, "add"),
-}
-if point in where:
-    setattr(*where[point], die)
+def link_and_die(path, name):
+    os.link(path, name)
+    die()
+
+match point:
+    case "before the commit":
+        disk.link = die
+    case "before it is synced":
+        disk.link = link_and_die
+    case "before the catalog":
+        TableRecords.add = die
 for n in range(2, 12):
     storage.append("t", pa.table({"n": [n]}))
 """
@@ -141,7 +147,7 @@ def test_a_checkpoint_torn_by_a_power_cut_is_put_aside(tmp_path: Path) -> None:
 def test_a_table_of_many_versions_is_opened_by_its_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fourfold.adapters.delta.store.CHECKPOINT_EVERY", 5)
+    monkeypatch.setattr("fourfold.adapters.delta.transaction.CHECKPOINT_EVERY", 5)
     store = DeltaTables(tmp_path)
     for number in range(12):
         store.append("t", rows(number), mark=Mark(key=f"k{number}"))

@@ -1,80 +1,74 @@
-"""Tables in Delta format on a local disk, through `deltalake`.
-
-We write the data files ourselves and let `deltalake` commit them, because it never syncs: a version is
-acknowledged once its files, its log entry and their folders are on the disk. What a power cut leaves of a
-version that was not acknowledged is put aside when the table is next opened.
-"""
+"""Tables in Delta format, with their branches: what the port asks, told from the parts that do it."""
 
 from __future__ import annotations
 
-import secrets
-import shutil
 import threading
-from collections import OrderedDict
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from urllib.parse import unquote
 
 import pyarrow as pa
-import pyarrow.compute as pc
-from deltalake import DeltaTable
-from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 
-from fourfold.adapters.delta.disk import readable, sync, translated
-from fourfold.adapters.delta.log import Log
-from fourfold.adapters.delta.read import dataset
-from fourfold.adapters.delta.write import Shape, Write, arrow_schema
-from fourfold.core.decide import schemas
-from fourfold.core.errors import Conflict, NotFound
-from fourfold.core.ports.tables import UNMARKED, Commit, Mark, Snapshot
-from fourfold.core.storage import Condition, Scalar
-
-COMMIT_TRIES = 50
-"""How often a write is put to the log again after others were quicker."""
-CHECKPOINT_EVERY = 100
-OLD_HANDLES = 16
-"""Handles on older versions kept open."""
-
-
-@dataclass(slots=True)
-class _Handle:
-    """A table kept open, and how far its log is known to be on the disk."""
-
-    table: DeltaTable
-    synced: int
-    is_rooted: bool = False
-    """Whether the names of its own folders are on the disk too."""
+from fourfold.adapters.delta import history
+from fourfold.adapters.delta.branch import Fork, Publish
+from fourfold.adapters.delta.compact import Compact
+from fourfold.adapters.delta.delete import Delete
+from fourfold.adapters.delta.errors import writable
+from fourfold.adapters.delta.evolve import Evolve, Restore, check_there
+from fourfold.adapters.delta.files import FILE_BYTES, Staged
+from fourfold.adapters.delta.keyed import Upsert
+from fourfold.adapters.delta.local import LocalPlace
+from fourfold.adapters.delta.log import BRANCHES, Log, branch_of, folder_of
+from fourfold.adapters.delta.metadata import check_readable
+from fourfold.adapters.delta.payload import Payload
+from fourfold.adapters.delta.place import Place
+from fourfold.adapters.delta.reading import dataset, scanned
+from fourfold.adapters.delta.skipping import may_meet, tests
+from fourfold.adapters.delta.state import State
+from fourfold.adapters.delta.transaction import Change, perform
+from fourfold.adapters.delta.vacuum import vacuum
+from fourfold.adapters.delta.write import Write
+from fourfold.core.decide import branching, evolving, schemas
+from fourfold.core.ports.tables import (
+    UNMARKED,
+    Ability,
+    Commit,
+    Difference,
+    Evolution,
+    Mark,
+    Rows,
+    Snapshot,
+    Vacuumed,
+)
+from fourfold.core.storage import MAIN, Condition, Scalar, TableAddress, table_address
+from fourfold.core.times import Instant
 
 
 class DeltaTables:
-    """Keeps each table in a folder of its own under `folder`."""
+    """Keeps each table in a folder of its own, on a local disk or wherever a `Place` is."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._handles: dict[str, _Handle] = {}
-        self._old: OrderedDict[tuple[str, int], DeltaTable] = OrderedDict()
-        self._locks: dict[str, threading.RLock] = {}
+    def __init__(self, place: Place | Path) -> None:
+        self._place = LocalPlace(place) if isinstance(place, Path) else place
+        self._logs: dict[TableAddress, Log] = {}
         self._lock = threading.Lock()
-        folder.mkdir(parents=True, exist_ok=True)
-        for half_dropped in folder.glob(".dropped-*"):
-            shutil.rmtree(half_dropped, ignore_errors=True)
 
     def __repr__(self) -> str:
-        return f"<DeltaTables {self._folder}>"
+        return f"<DeltaTables {self._place}>"
+
+    @property
+    def abilities(self) -> frozenset[Ability]:
+        return frozenset(Ability)
 
     # Writing
 
     def append(
-        self, name: str, data: pa.Table, *, partition_by: tuple[str, ...] = (), mark: Mark = UNMARKED
+        self, name: str, data: Rows, *, partition_by: tuple[str, ...] = (), mark: Mark = UNMARKED
     ) -> Commit:
         return self._write(name, data, "append", {}, partition_by, mark)
 
     def overwrite(
         self,
         name: str,
-        data: pa.Table,
+        data: Rows,
         *,
         where: Mapping[str, Scalar] | None = None,
         partition_by: tuple[str, ...] = (),
@@ -85,98 +79,48 @@ class DeltaTables:
     def _write(
         self,
         name: str,
-        data: pa.Table,
+        data: Rows,
         operation: str,
         where: dict[str, Scalar],
         partition_by: tuple[str, ...],
         mark: Mark,
     ) -> Commit:
-        write = Write(self._folder / name, data, operation, where, partition_by, mark)
-        with write.discarded_unless_committed():
-            for _ in range(COMMIT_TRIES):
-                with self._lock_of(name):
-                    handle = self._open(name)
-                    if handle is not None and mark.key and (first := self._find(name, handle, mark.key)):
-                        write.discard()
-                        return first
-                    shape = None if handle is None else Shape.of(handle.table)
-                    if write.is_prepared_for(shape):
-                        base = -1 if handle is None else handle.table.version()
-                        if self._commit(name, write, handle):
-                            return self._acknowledge(name, write, base)
-                        continue  # somebody was quicker: look again at what the table is now
-                write.prepare(shape)  # without the lock: readers and other writers go on meanwhile
-        raise Conflict(
-            f"table '{name}' was changed by others {COMMIT_TRIES} times while this write tried to",
-            ways_on=["try again", "let fewer writers overwrite it at once"],
-            table=name,
+        def change(staged: Staged) -> Change:
+            payload = Payload(name, data, staged)
+            return Write(name, payload, operation=operation, where=where, partition_by=partition_by)
+
+        return self._done(name, change, mark)
+
+    def upsert(self, name: str, data: Rows, *, key: tuple[str, ...], mark: Mark = UNMARKED) -> Commit:
+        return self._done(
+            name, lambda staged: Upsert(name, Payload(name, data, staged), staged, key=key), mark
         )
 
-    def _commit(self, name: str, write: Write, handle: _Handle | None) -> bool:
-        """Put the write to the log; false when somebody else's commit came first."""
-        base = -1 if handle is None else handle.table.version()
-        try:
-            write.commit(None if handle is None else handle.table)
-        except (DeltaError, OSError) as error:
-            if self._log(name).find(write.token, after=base) is not None:
-                return True  # what failed came after the commit
-            write.is_in_doubt = False
-            if isinstance(error, CommitFailedError) or "already exists" in str(error):
-                return False
-            raise translated(error, name) from error
-        return True
+    def delete(self, name: str, *, where: tuple[Condition, ...], mark: Mark = UNMARKED) -> Commit:
+        return self._done(name, lambda staged: Delete(name, staged, where=where), mark)
 
-    def _acknowledge(self, name: str, write: Write, base: int) -> Commit:
-        """Make the commit survive a power cut, and say which version it became."""
-        log = self._log(name)
-        version = log.find(write.token, after=base)
-        handle = self._open(name)
-        assert version is not None, "the commit went well"
-        assert handle is not None, "a table that was committed to is there"
-        for number in range(handle.synced + 1, version + 1):  # others' entries too: ours stands on them
-            with suppress(FileNotFoundError):
-                sync(log.path(number))
-        sync(log.folder)
-        if not handle.is_rooted:
-            sync(log.folder.parent)
-            sync(self._folder)
-            handle.is_rooted = True
-        handle.synced = max(handle.synced, version)
-        if version and version % CHECKPOINT_EVERY == 0:
-            self._checkpoint(handle, log)
-        return self._commit_at(name, version)
+    def evolve(self, name: str, change: Evolution, *, mark: Mark = UNMARKED) -> Commit:
+        return self._done(name, lambda staged: Evolve(name, staged, change), mark)
 
-    def _checkpoint(self, handle: _Handle, log: Log) -> None:
-        """Spare the next opening a hundred entries. The log is whole without it, so failing is no matter."""
-        with suppress(DeltaError, OSError):
-            handle.table.create_checkpoint()
-            for path in log.folder.glob("*checkpoint*"):
-                sync(path)
-            sync(log.folder)
+    def restore(self, name: str, *, version: int, mark: Mark = UNMARKED) -> Commit:
+        return self._done(name, lambda _: Restore(self._log(name), version=version), mark)
 
-    def _find(self, name: str, handle: _Handle, key: str) -> Commit | None:
-        """The commit that carries a write key. Its Delta transaction holds the version to look from."""
-        version = handle.table.transaction_version(key)
-        if version is None:
-            return None
-        log, newest = self._log(name), handle.table.version()
-        while version < newest and key not in log.entry(version).keys:
-            version += 1
-        return self._commit_at(name, version)
+    def compact(
+        self,
+        name: str,
+        *,
+        cluster_by: tuple[str, ...] = (),
+        target_bytes: int = FILE_BYTES,
+        mark: Mark = UNMARKED,
+    ) -> Commit | None:
+        staged = self._staged(name)
+        change = Compact(name, staged, cluster_by=cluster_by, target_bytes=target_bytes)
+        return perform(self._log(name), change, staged, mark)
 
     # Reading
 
     def snapshot(self, name: str, *, version: int | None = None) -> Snapshot:
-        with self._at(name, version) as table:
-            files = pa.table(table.get_add_actions())
-            return Snapshot(
-                version=table.version(),
-                at=self._log(name).entry(table.version()).at,
-                schema=arrow_schema(table),
-                partition_by=tuple(table.metadata().partition_columns),
-                rows=pc.sum(files["num_records"]).as_py() or 0,
-                size_bytes=pc.sum(files["size_bytes"]).as_py() or 0,
-            )
+        return self._log(name).at(version).snapshot
 
     def scan(
         self,
@@ -186,130 +130,112 @@ class DeltaTables:
         columns: tuple[str, ...] | None = None,
         where: tuple[Condition, ...] = (),
     ) -> pa.RecordBatchReader:
-        with self._at(name, version) as table, readable(name, version):
-            schema = arrow_schema(table)
-            wanted = list(schema.names if columns is None else columns)
-            schemas.check_columns(name, wanted, schema)
-            condition = schemas.expression(name, where, schema)
-            files = dataset(table, self._folder / name, schema, [column for column, _, _ in where])
-        kept = pa.schema([schema.field(column) for column in wanted])
+        state = self._readable(name, version)
+        wanted = list(state.schema.names if columns is None else columns)
+        schemas.check_columns(name, wanted, state.schema)
+        condition = schemas.expression(name, where, state.schema)
+        files = may_meet(state.files.values(), tests(name, where, state.schema), state.schema)
+        found = dataset(self._place, table_address(name).table, files, state.schema, state.partition_by)
+        kept = pa.schema([state.schema.field(column) for column in wanted])
+        return scanned(name, version, found, kept, condition)
 
-        def batches() -> Iterator[pa.RecordBatch]:
-            with readable(name, version):
-                for batch in files.scanner(columns=wanted, filter=condition).to_batches():
-                    if batch.num_rows:
-                        yield batch.cast(kept)
-
-        return pa.RecordBatchReader.from_batches(kept, batches())
+    def difference(self, name: str, *, before: int, after: int) -> Difference:
+        old, new = self._readable(name, before), self._readable(name, after)
+        columns = evolving.shared(name, old.schema, new.schema)
+        return Difference(
+            removed=self._only(name, old, new, columns), added=self._only(name, new, old, columns)
+        )
 
     def history(self, name: str, *, after: int = -1, limit: int = 1000) -> tuple[Commit, ...]:
-        with self._at(name, None) as table:
-            newest = table.version()
-        return tuple(reversed(self._commits(name, max(after, newest - limit), newest)))
+        log = self._log(name)
+        newest = log.there().version
+        return tuple(reversed(history.commits(log, after=max(after, newest - limit), upto=newest)))
 
     def names(self) -> tuple[str, ...]:
-        logs = self._folder.glob("[!.]*/_delta_log")
-        return tuple(sorted(log.parent.name for log in logs if any(log.glob("*.json"))))
+        return tuple(name for name in self._place.folders("") if self._has_log(name))
+
+    def _only(self, name: str, state: State, other: State, columns: pa.Schema) -> pa.RecordBatchReader:
+        """The rows in the files that only one of two versions has."""
+        files = [file for path, file in state.files.items() if path not in other.files]
+        found = dataset(self._place, table_address(name).table, files, state.schema, state.partition_by)
+        return scanned(name, state.version, found, columns, None)
+
+    def _readable(self, name: str, version: int) -> State:
+        """A version whose rows can be read."""
+        log = self._log(name)
+        state = log.at(version)
+        check_readable(name, state.metadata, state.protocol, state.used)
+        if state is not log.at(None):  # files of the newest version are never vacuumed
+            check_there(log, state)
+        return state
+
+    # Branches
+
+    def fork(self, name: str, branch: str, *, version: int, mark: Mark = UNMARKED) -> Commit:
+        table = self._table(name, "be branched")
+        begun = self._log(branching.branch_of(name, branch, "be branched"))
+        table.there()
+        with table.turn():  # so that no vacuum takes the files away meanwhile
+            return self._certain(
+                perform(begun, Fork(table, begun, version=version), self._staged(begun.name), mark)
+            )
+
+    def publish(self, name: str, branch: str, *, mark: Mark = UNMARKED) -> Commit:
+        table = self._table(name, "be published into")
+        begun = self._log(branching.branch_of(name, branch, "be published into"))
+        return self._done(name, lambda _: Publish(table, begun), mark)
+
+    def branches(self, name: str) -> tuple[str, ...]:
+        table = self._table(name, "have branches")
+        table.there()
+        return tuple(log.address.branch for log in self._branches(table))
+
+    def _branches(self, table: Log) -> list[Log]:
+        folder = f"{table.address.table}/{BRANCHES}"
+        found = [name for name in self._place.folders(folder) if self._has_log(f"{folder}/{name}")]
+        return [self._log(f"{table.address.table}@{branch}") for branch in sorted(map(branch_of, found))]
+
+    # Removing
+
+    def vacuum(self, name: str, *, keep: Collection[int], before: Instant, dry_run: bool = False) -> Vacuumed:
+        table = self._table(name, "be vacuumed")
+        table.there()
+        with table.turn(), writable(name):
+            return vacuum(table, self._branches(table), keep=keep, before=before, dry_run=dry_run)
 
     def drop(self, name: str) -> None:
-        gone = self._folder / f".dropped-{name}-{secrets.token_hex(4)}"
-        with self._lock_of(name):
-            self._handles.pop(name, None)
-            with self._lock:
-                for key in [key for key in self._old if key[0] == name]:
-                    del self._old[key]
-            with suppress(FileNotFoundError):
-                (self._folder / name).rename(gone)
-                sync(self._folder)
-        shutil.rmtree(gone, ignore_errors=True)
+        log = self._log(name)
+        if log.newest() is None:
+            return
+        address = log.address
+        branch = "" if address.branch == MAIN else f"/{BRANCHES}/{folder_of(address.branch)}"
+        with log.turn(), writable(name):
+            self._place.remove(f"{address.table}{branch}")
+            log.forget()
 
-    # Handles
+    # Parts
 
     def _log(self, name: str) -> Log:
-        return Log(self._folder / name)
-
-    def _lock_of(self, name: str) -> threading.RLock:
+        address = table_address(name)
         with self._lock:
-            return self._locks.setdefault(name, threading.RLock())
+            if (log := self._logs.get(address)) is None:
+                log = self._logs[address] = Log(self._place, address)
+            return log
 
-    def _open(self, name: str) -> _Handle | None:
-        """The table as it is now, for the holder of its lock; `None` when there is none."""
-        log = self._log(name)
-        handle = self._handles.get(name)
-        try:
-            if handle is None or not log.has(handle.table.version()):  # dropped, and perhaps made anew
-                log.mend()
-                table = DeltaTable(str(self._folder / name))
-                handle = _Handle(table, synced=max(-1, table.version() - CHECKPOINT_EVERY))
-                self._handles[name] = handle
-            elif log.has(handle.table.version() + 1):
-                handle.table.update_incremental()
-        except TableNotFoundError:
-            self._handles.pop(name, None)
-            return None
-        except DeltaError as error:
-            raise translated(error, name) from error
-        return handle
+    def _table(self, name: str, what: str) -> Log:
+        return self._log(branching.only_table(name, what))
 
-    @contextmanager
-    def _at(self, name: str, version: int | None) -> Iterator[DeltaTable]:
-        """A handle that stays on this version (or the newest) while the block lasts."""
-        with self._lock_of(name):
-            handle = self._open(name)
-            if handle is None:
-                raise NotFound(
-                    f"table '{name}' does not exist", ways_on=["see: fourfold table ls"], table=name
-                )
-            newest = handle.table.version()
-            if version is None or version == newest:
-                yield handle.table
-                return
-        if not 0 <= version <= newest:
-            raise NotFound(
-                f"table '{name}' has no version {version}",
-                ways_on=[f"its versions: 0 to {newest}"],
-                table=name,
-                version=version,
-            )
-        yield self._open_old(name, version)
+    def _staged(self, name: str) -> Staged:
+        return Staged(self._place, table_address(name).table)
 
-    def _open_old(self, name: str, version: int) -> DeltaTable:
-        """A handle on an older version, which nobody moves."""
-        with self._lock:
-            table = self._old.get((name, version))
-            if table is None:
-                try:
-                    table = DeltaTable(str(self._folder / name), version=version)
-                except DeltaError as error:
-                    raise translated(error, name) from error
-                self._old[name, version] = table
-            self._old.move_to_end((name, version))
-            while len(self._old) > OLD_HANDLES:
-                self._old.popitem(last=False)
-            return table
+    def _done(self, name: str, change: Callable[[Staged], Change], mark: Mark) -> Commit:
+        staged = self._staged(name)
+        return self._certain(perform(self._log(name), change(staged), staged, mark))
 
-    def _commit_at(self, name: str, version: int) -> Commit:
-        with self._at(name, version) as table:
-            rows = table.count()
-        return self._log(name).entry(version).commit(rows)
+    @staticmethod
+    def _certain(commit: Commit | None) -> Commit:
+        assert commit is not None, "only a compaction may have nothing to do"
+        return commit
 
-    def _commits(self, name: str, after: int, upto: int) -> list[Commit]:
-        """Commits with `after` < version <= `upto`, oldest first; where entries are gone, what is left."""
-        log = self._log(name)
-        while after < upto and not log.has(after + 1):
-            after += 1  # another program cleaned the log
-        rows_of: dict[str, int] = {}
-        if after >= 0:
-            with self._at(name, after) as table:
-                files = pa.table(table.get_add_actions().select(["path", "num_records"]))
-            paths = (unquote(path) for path in files["path"].to_pylist())
-            rows_of = dict(zip(paths, (n or 0 for n in files["num_records"].to_pylist()), strict=True))
-        total = sum(rows_of.values())
-        found: list[Commit] = []
-        for version in range(after + 1, upto + 1):
-            entry = log.entry(version)
-            total -= sum(rows_of.pop(path, 0) for path in entry.removed)
-            total += sum(entry.added.values())
-            rows_of.update(entry.added)
-            found.append(entry.commit(total))
-        return found
+    def _has_log(self, folder: str) -> bool:
+        return any(file.path.endswith(".json") for file in self._place.files(f"{folder}/_delta_log"))

@@ -1,0 +1,187 @@
+"""Every write path, cut at every step: the table is what it was or what it was to become, whole."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from datetime import date
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from deltalake import DeltaTable
+from tests.storage.disks import FULL, CutDisk, ForgetfulDisk, Killed
+
+from fourfold.adapters.delta import DeltaTables
+from fourfold.adapters.delta.disk import Disk
+from fourfold.adapters.delta.local import LocalPlace
+from fourfold.core.errors import NotFound, OutOfSpace
+from fourfold.core.ports.tables import Evolution
+from fourfold.core.times import Instant
+from fourfold.testing.table_kit.given import DAY_1, DAY_2, held, rows, stream
+
+Operation = Callable[[DeltaTables], object]
+LATER = Instant(2**60)
+
+NARROW = pa.schema([("n", pa.int32()), ("day", pa.date32())])
+
+
+def few(*numbers: int, day: date = DAY_1) -> pa.Table:
+    return rows(*numbers, day=day).cast(NARROW)
+
+
+OPERATIONS: dict[str, Operation] = {
+    "append": lambda s: s.append("t", few(9)),
+    "append to a new table": lambda s: s.append("new", few(9)),
+    "append a stream": lambda s: s.append("t", stream(few(7), few(8, day=DAY_2))),
+    "overwrite": lambda s: s.overwrite("t", few(9)),
+    "overwrite a partition": lambda s: s.overwrite("t", few(9), where={"day": "2013-01-01"}),
+    "upsert": lambda s: s.upsert("t", few(2, 9), key=("n",)),
+    "delete": lambda s: s.delete("t", where=(("n", "==", 2),)),
+    "add a column": lambda s: s.evolve("t", Evolution(add=(pa.field("x", pa.int64()),))),
+    "widen a column": lambda s: s.evolve("t", Evolution(widen={"n": pa.int64()})),
+    "restore": lambda s: s.restore("t", version=0),
+    "compact": lambda s: s.compact("t"),
+    "lay anew": lambda s: s.compact("t", cluster_by=("n",)),
+    "fork": lambda s: s.fork("t", "dev/2", version=1),
+    "append to a branch": lambda s: s.append("t@dev", few(9)),
+    "publish": lambda s: s.publish("t", "dev"),
+    "vacuum": lambda s: s.vacuum("t", keep=(0,), before=LATER),
+    "drop": lambda s: s.drop("t"),
+    "drop a branch": lambda s: s.drop("t@dev"),
+}
+Told = dict[str, list[list[tuple[object, ...]] | None]]
+"""Name to what each of its versions holds; `None` where it was vacuumed."""
+
+
+def begun(folder: Path, disk: Disk) -> DeltaTables:
+    """A store with a table of three versions and a branch that has something new."""
+    store = DeltaTables(LocalPlace(folder, disk))
+    store.append("t", few(1, 2), partition_by=("day",))
+    store.append("t", few(3))
+    store.append("t", few(4, day=DAY_2))
+    store.fork("t", "dev", version=2)
+    store.append("t@dev", few(5))
+    return store
+
+
+def told(store: DeltaTables) -> Told:
+    """Everything that the store holds."""
+    names = [(name, branch) for name in store.names() for branch in ("", *store.branches(name))]
+    return {address: versions(store, address) for address in (n + (b and f"@{b}") for n, b in names)}
+
+
+def versions(store: DeltaTables, name: str) -> list[list[tuple[object, ...]] | None]:
+    found: list[list[tuple[object, ...]] | None] = []
+    for version in range(store.snapshot(name).version + 1):
+        try:
+            found.append(held(store, name=name, version=version))
+        except NotFound:
+            found.append(None)
+    return found
+
+
+def check(folder: Path, before: Told, after: Told, *, is_done: bool) -> None:
+    """The folder, opened anew, is what it was or what it was to become; and it can go on."""
+    store = DeltaTables(folder)
+    found = told(store)
+    if is_done:
+        assert found == after
+    else:
+        assert all(
+            found.get(name) in (before.get(name), after.get(name)) for name in {*before, *after, *found}
+        )
+    for name in found:
+        table, _, branch = name.partition("@")
+        path = folder / table / "_branches" / branch.replace("/", "~") if branch else folder / table
+        assert DeltaTable(str(path)).version() == len(found[name]) - 1
+        newest = store.snapshot(name)
+        data = rows(50).cast(pa.schema([newest.schema.field("n"), newest.schema.field("day")]))
+        if "x" in newest.schema.names:
+            data = data.append_column("x", pa.nulls(1, pa.int64()))
+        assert store.append(name, data).rows == newest.rows + 1
+    for name in store.names():
+        store.vacuum(name, keep=range(100), before=LATER)
+        assert leftovers(store, folder, name) == []
+    assert told(store) == {name: [*found[name], now[-1]] for name, now in told(store).items()}
+
+
+def leftovers(store: DeltaTables, folder: Path, name: str) -> list[str]:
+    """Files of a table that no version names and nobody needs."""
+    needed = set()
+    for address in (name, *(f"{name}@{branch}" for branch in store.branches(name))):
+        for version in range(store.snapshot(address).version + 1):
+            needed |= {file.stored_at for file in store._log(address).at(version).files.values()}
+    there = {str(path.relative_to(folder / name)) for path in (folder / name).rglob("*") if path.is_file()}
+    return sorted(path for path in there - needed if "_delta_log/0" not in path)
+
+
+def cuts(tmp_path: Path, name: str, disk: CutDisk, error: int | None = None) -> Iterator[tuple[Path, bool]]:
+    """The operation cut at each step, and at last not: the folder, and whether it was acknowledged."""
+    for number in range(500):
+        folder = tmp_path / f"cut-{number}"
+        disk.arm(None)
+        store = begun(folder, disk)
+        disk.arm(number, error)
+        try:
+            OPERATIONS[name](store)
+            is_done = True
+        except (Killed, OutOfSpace):
+            is_done = False
+        was_cut = disk.was_cut
+        disk.arm(None)
+        yield folder, is_done
+        shutil.rmtree(folder)
+        if not was_cut:
+            assert is_done
+            return
+    raise AssertionError("the operation has no end")
+
+
+def uncut(tmp_path: Path, name: str) -> tuple[Told, Told]:
+    """What there is before the operation and after it."""
+    store = begun(tmp_path / "uncut", Disk())
+    before = told(store)
+    OPERATIONS[name](store)
+    return before, told(DeltaTables(tmp_path / "uncut"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_a_process_killed_at_any_step_leaves_the_old_or_the_new(tmp_path: Path, name: str) -> None:
+    before, after = uncut(tmp_path, name)
+    for folder, is_done in cuts(tmp_path, name, CutDisk()):
+        check(folder, before, after, is_done=is_done)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("names_last", [False, True], ids=["nothing unsynced stays", "names stay"])
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_a_power_cut_at_any_step_leaves_what_was_acknowledged(
+    tmp_path: Path, name: str, names_last: bool
+) -> None:
+    before, after = uncut(tmp_path, name)
+    forgetful = ForgetfulDisk()
+    for folder, is_done in cuts(tmp_path, name, CutDisk(forgetful)):
+        again = tmp_path / "again"
+        forgetful.after_a_cut(folder, again, names_last=names_last)
+        check(again, before, after, is_done=is_done)
+        shutil.rmtree(again)
+        forgetful.forget()
+        forgetful.__init__()  # type: ignore[misc]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", [name for name in OPERATIONS if name not in {"vacuum", "drop", "drop a branch"}]
+)
+def test_a_disk_that_is_full_at_any_step_leaves_the_table_as_it_was(tmp_path: Path, name: str) -> None:
+    before, after = uncut(tmp_path, name)
+    for folder, is_done in cuts(tmp_path, name, CutDisk(), FULL):
+        if not is_done:
+            files = {path.name for path in folder.rglob("*") if path.is_file()}
+            store = DeltaTables(folder)
+            assert told(store) == before
+            needed = {path.rpartition("/")[2] for t in store.names() for path in leftovers(store, folder, t)}
+            assert not needed, files
+        check(folder, before, after, is_done=is_done)
