@@ -94,6 +94,11 @@ class Garden(Protocol):
         """Take batches."""
         ...
 
+    @route("POST /rill", needs=Role.editor)
+    def rill(self, water: pa.Table | pa.RecordBatchReader) -> int:
+        """Take a table or batches."""
+        ...
+
     @route("POST /lake", needs=Role.viewer)
     def lake(self, *, rows: int) -> pa.Table:
         """Give a table."""
@@ -186,6 +191,9 @@ class RealGarden:
 
     def river(self, water: pa.RecordBatchReader) -> int:
         return sum(batch.num_rows for batch in water)
+
+    def rill(self, water: pa.Table | pa.RecordBatchReader) -> int:
+        return sum(batch.num_rows for batch in (water.to_batches() if isinstance(water, pa.Table) else water))
 
     def lake(self, *, rows: int) -> pa.Table:
         return pa.table({"n": pa.array(range(rows), pa.int64()), "t": ["x"] * rows})

@@ -62,6 +62,8 @@ def test_every_route_of_the_server_declares_who_may_use_it() -> None:
     assert unsafe_for_viewers == {
         "storage.read",
         "storage.scan",
+        "storage.diff",
+        "storage.changes",
         "features.online",
         "features.explain",
         "hosting.predict",

@@ -6,9 +6,14 @@ from dataclasses import dataclass, field
 from datetime import date
 
 import pyarrow as pa
+import pytest
 
+from fourfold.catalog.database import Catalog
 from fourfold.core.context import Executing, Ref
 from fourfold.foundation.storage.service import Storage
+from fourfold.testing.blobs import MemoryBlobs
+from fourfold.testing.clock import MovableClock
+from fourfold.testing.tables import MemoryTables
 
 DAY_1, DAY_2 = date(2013, 1, 1), date(2013, 1, 2)
 
@@ -36,6 +41,12 @@ class Attempt:
     def write_key(self) -> str:
         self.written += 1
         return f"run_1/{self.call}/{self.written}"
+
+
+@pytest.fixture
+def records(catalog: Catalog, clock: MovableClock) -> Storage:
+    """Storage on both databases, its tables and blobs in memory: for what the catalog has a part in."""
+    return Storage(catalog, MemoryBlobs(), MemoryTables(), clock)
 
 
 def rows(*numbers: int, day: date = DAY_1) -> pa.Table:

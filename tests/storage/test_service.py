@@ -22,16 +22,7 @@ from fourfold.core.errors import Corrupted, NotFound, OutOfSpace, Refused, Unava
 from fourfold.core.ports.blobs import Digest
 from fourfold.foundation.storage.service import Storage
 from fourfold.foundation.storage.tables import TableRecords
-from fourfold.testing.blobs import MemoryBlobs
 from fourfold.testing.clock import START, MovableClock
-from fourfold.testing.tables import MemoryTables
-
-
-@pytest.fixture
-def records(catalog: Catalog, clock: MovableClock) -> Storage:
-    """Storage on both databases, its tables and blobs in memory: for what the catalog has a part in."""
-    return Storage(catalog, MemoryBlobs(), MemoryTables(), clock)
-
 
 # Versions, times, tags
 
@@ -309,7 +300,7 @@ def test_a_full_disk_under_the_catalog_changes_nothing(small_disk: Path, clock: 
 def test_a_write_whose_row_the_catalog_could_not_take_is_done_and_its_row_comes_later(
     storage: Storage, monkeypatch: pytest.MonkeyPatch, fault: type[Exception]
 ) -> None:
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise fault("no")
 
     with monkeypatch.context() as patch:

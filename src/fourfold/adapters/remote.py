@@ -25,7 +25,7 @@ from urllib.parse import quote, urlencode, urlsplit
 
 from fourfold.core import wire
 from fourfold.core.errors import Defect, FourfoldError, Refused, Remedy, TimedOut, Unavailable, from_code
-from fourfold.core.routes import PREFIX, Argument, Form, Place, Repeat, Route, routes
+from fourfold.core.routes import PREFIX, Argument, Form, Place, Repeat, Route, routes, segment
 
 ARROW = "application/vnd.apache.arrow.stream"
 BYTES = "application/octet-stream"
@@ -251,14 +251,12 @@ def _request(route: Route, arguments: Mapping[str, Any]) -> tuple[str, dict[str,
     path = route.path
     for argument in shape.at(Place.path):
         text = _text(arguments[argument.name])
-        keeps_slashes = f"{{{argument.name}:path}}" in path
-        if not text or (not keeps_slashes and "/" in text):
+        if not text:
             raise Refused(
-                f"{argument.name} {text!r} cannot be part of an address",
-                ways_on=["names here are not empty and have no '/'"],
+                f"{argument.name} {text!r} cannot be part of an address", ways_on=["names here are not empty"]
             )
         path = path.replace(f"{{{argument.name}:path}}", quote(text)).replace(
-            f"{{{argument.name}}}", quote(text, safe="")
+            f"{{{argument.name}}}", quote(segment(text), safe="")
         )
     query = [
         (a.name, text)

@@ -69,6 +69,34 @@ def walk(
     return LineageGraph(start, direction, tuple(seen), tuple(by_ends), is_complete)
 
 
+PASSING = ("table", "blob", "step", "flow_run")
+"""Kinds of things that only hand on: what they were made from is not cited by them."""
+
+
+def cited(connection: sa.Connection, kind: str, name: str) -> dict[str, Ref]:
+    """Versions of a thing that something which lasts was made from (a run, a model version, a training set),
+    itself or by the step that read them; each with one such thing."""
+    source, step, target = node.alias("source"), node.alias("step"), node.alias("target")
+    onward = edge_table.alias("onward")
+    here = (source.c.kind == kind) & (source.c.name == name)
+    found = sa.select(source.c.version, target.c.kind, target.c.name, target.c.version)
+    itself = (
+        found.select_from(edge_table)
+        .join(source, edge_table.c.source_id == source.c.id)
+        .join(target, edge_table.c.target_id == target.c.id)
+    )
+    by_step = (
+        found.select_from(edge_table)
+        .join(source, edge_table.c.source_id == source.c.id)
+        .join(step, (edge_table.c.target_id == step.c.id) & (step.c.kind == "step"))
+        .join(onward, onward.c.source_id == step.c.id)
+        .join(target, onward.c.target_id == target.c.id)
+    )
+    query = sa.union(*(each.where(here, target.c.kind.not_in(PASSING)) for each in (itself, by_step)))
+    rows_found = sorted(tuple(row) for row in connection.execute(query))
+    return {row[0]: Ref(*row[1:]) for row in reversed(rows_found)}
+
+
 def _edges_at(
     connection: sa.Connection, refs: list[Ref], direction: Direction, *, at_most: int
 ) -> list[Edge]:

@@ -7,9 +7,13 @@ once, and a door is never a second implementation.
 Arguments named in the path come from the path; those of GET and DELETE come from the query; those of
 other methods from a JSON object. At most one argument may be `bytes`, `pyarrow.Table` or
 `pyarrow.RecordBatchReader`: it is the body (Arrow as an IPC stream), and the others move to the query.
-Where an argument may also be `Iterable[bytes]`, its bytes travel in pieces and need not fit in memory.
+Where an argument may also be `Iterable[bytes]` or a `RecordBatchReader`, it travels in pieces and need not
+fit in memory.
 A result of these types is the response's body; any other is JSON, as `core.wire` writes it. `media` says
 what bytes are that a browser can show.
+
+A name that is one segment of a path may hold a slash: there `/` is written `~1`, and `~` is `~0` (as in a
+JSON pointer), because many a server takes `%2F` for the slash itself: `/tables/flights@dev~1try-1/append`.
 
 In a query, text travels as it is, a list of texts as a repeated key (or as one JSON array), and anything
 else as JSON: `?tag=gold&columns=a&columns=b&version=3&where=[["day",">=","2013-01-01"]]`.
@@ -147,6 +151,20 @@ class Route:
         return _shape(self)
 
 
+def segment(text: str) -> str:
+    """A name as one segment of a path.
+
+    >>> segment("flights@dev/try-1"), from_segment("flights@dev~1try-1")
+    ('flights@dev~1try-1', 'flights@dev/try-1')
+    """
+    return text.replace("~", "~0").replace("/", "~1")
+
+
+def from_segment(text: str) -> str:
+    """The name that a segment of a path says."""
+    return text.replace("~1", "/").replace("~0", "~")
+
+
 def route(spec: str, *, needs: Role, media: str = "") -> Callable[[F], F]:
     """Declare a service method's address, such as `@route("GET /tables/{name}", needs=Role.viewer)`.
 
@@ -225,11 +243,11 @@ _FORMS = {
 def _form(kind: Any) -> Form:
     if Iterable[bytes] in _options(kind):
         return Form.pieces
-    for option in _options(kind):
-        found = _FORMS.get((getattr(option, "__module__", ""), getattr(option, "__qualname__", "")))
-        if found is not None:
-            return found
-    return Form.json
+    names = ((getattr(o, "__module__", ""), getattr(o, "__qualname__", "")) for o in _options(kind))
+    found = {_FORMS[name] for name in names if name in _FORMS}
+    if Form.batches in found:  # a table is one that came whole
+        return Form.batches
+    return next(iter(found), Form.json)
 
 
 def _options(kind: Any) -> tuple[Any, ...]:

@@ -23,6 +23,9 @@ Condition = tuple[str, str, Scalar | tuple[Scalar, ...]]
 OPERATORS = ("==", "!=", "<", "<=", ">", ">=", "in", "not in")
 """What a condition may say. `== None` and `!= None` ask for null and not null."""
 
+Row = Mapping[str, object]
+"""A row as JSON has it: dates, times, decimals and bytes as text."""
+
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 _BRANCH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*){0,3}")
 
@@ -44,6 +47,7 @@ class TableVersion:
     """One version of a table. Versions are numbered from 0 without gaps."""
 
     name: str
+    """The table's, or a branch's address: `flights@dev/try-1`."""
     version: int
     at: Instant
     rows: int
@@ -55,6 +59,8 @@ class TableVersion:
     """The principal who wrote it; empty when another program wrote the table's log."""
     step: str = ""
     """The step call that wrote it, if one did."""
+    rows_removed: int = 0
+    """Rows of the version before that this one has not; those an upsert replaced count."""
 
     @property
     def ref(self) -> Ref:
@@ -84,6 +90,64 @@ class TableInfo:
     partition_by: tuple[str, ...] = ()
     tags: Mapping[str, int] = field(default_factory=dict)
     """Tag to version."""
+    file_count: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """A branch of a table as it is now."""
+
+    table: str
+    name: str
+    version: int
+    rows: int
+    at: Instant
+    """When its newest version was made."""
+    begun_at: Instant
+    begun_by: str = ""
+
+    @property
+    def address(self) -> str:
+        """Where it is read and written, in a table's place."""
+        return str(TableAddress(self.table, self.name))
+
+
+@dataclass(frozen=True, slots=True)
+class TableDiff:
+    """What differs between two versions: counts of all, and a few rows of each."""
+
+    name: str
+    before: int
+    after: int
+    key: tuple[str, ...]
+    """Columns by which rows were matched. Without, a changed row is one removed and one added."""
+    added: int
+    removed: int
+    changed: int
+    columns_added: tuple[Column, ...] = ()
+    columns_removed: tuple[Column, ...] = ()
+    """Columns that only one of the versions has (or has with a type that cannot be compared) are told
+    here, and their values are not compared."""
+    added_rows: tuple[Row, ...] = ()
+    removed_rows: tuple[Row, ...] = ()
+    changed_rows: tuple[tuple[Row, Row], ...] = ()
+    """Before and after, of each."""
+
+
+@dataclass(frozen=True, slots=True)
+class TableVacuum:
+    """What a vacuum removed, or would remove."""
+
+    name: str
+    is_dry_run: bool
+    before: Instant
+    """Versions replaced before then were looked at."""
+    file_count: int
+    size_bytes: int
+    versions: tuple[int, ...]
+    """Versions that can no longer be read because of it."""
+    kept: Mapping[str, str] = field(default_factory=dict)
+    """Old versions that stay readable, each with what cites it: `{"3": "tag report"}`."""
 
 
 def table_name(name: str) -> str:

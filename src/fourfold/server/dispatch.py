@@ -16,7 +16,7 @@ from starlette.responses import Response, StreamingResponse
 from fourfold.core import wire
 from fourfold.core.catalog import Identity, acting_as
 from fourfold.core.errors import OutOfSpace, Refused, TooMuch, did_you_mean
-from fourfold.core.routes import Argument, Form, Place, Repeat, Role, Route
+from fourfold.core.routes import Argument, Form, Place, Repeat, Role, Route, from_segment
 from fourfold.server.guard import check_path_text
 from fourfold.server.problems import AtDoor, log, too_large
 
@@ -107,14 +107,16 @@ class Dispatcher:
     # Arguments
 
     def _from_path(self, request: Request) -> dict[str, Any]:
-        for name, value in request.path_params.items():
+        given: dict[str, Any] = {}
+        for argument in self._shape.at(Place.path):
+            name, value = argument.name, request.path_params[argument.name]
+            if f"{{{name}:path}}" not in self._route.path:
+                value = from_segment(value)
             check_path_text(value, what=f"'{name}'")
             if value.startswith("/"):
                 raise Refused(f"'{name}' is an absolute path: {value!r}")
-        return {
-            a.name: wire.convert(request.path_params[a.name], a.kind, what=a.name, text=True)
-            for a in self._shape.at(Place.path)
-        }
+            given[name] = wire.convert(value, argument.kind, what=name, text=True)
+        return given
 
     def _from_query(self, request: Request) -> dict[str, Any]:
         accepted = {a.name: a for a in self._shape.at(Place.query)}
@@ -195,12 +197,9 @@ class Dispatcher:
             if body.form is Form.table:
                 table = reader.read_all()
                 return {body.name: _sound(table)}
-            return {body.name: pa.RecordBatchReader.from_batches(reader.schema, map(_sound, reader))}
+            return {body.name: pa.RecordBatchReader.from_batches(reader.schema, _batches(reader))}
         except (pa.ArrowInvalid, OSError) as error:
-            raise Refused(
-                f"the body is not an Arrow IPC stream: {error}",
-                ways_on=["write it with pyarrow.ipc.new_stream, or use the Python client"],
-            ) from error
+            raise _no_stream(error) from error
 
     # The call
 
@@ -317,6 +316,23 @@ def _sound(data: Any) -> Any:
     """A table or batch whose offsets lie within its buffers: Arrow trusts them, and would read beyond."""
     data.validate(full=True)
     return data
+
+
+def _batches(reader: Any) -> Iterator[Any]:
+    """The batches of a body, each sound; one that is not is refused while the method reads."""
+    import pyarrow as pa
+
+    try:
+        yield from map(_sound, reader)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise _no_stream(error) from error
+
+
+def _no_stream(error: Exception) -> Refused:
+    return Refused(
+        f"the body is not an Arrow IPC stream: {error}",
+        ways_on=["write it with pyarrow.ipc.new_stream, or use the Python client"],
+    )
 
 
 def _ipc(result: Any) -> Iterator[bytes]:

@@ -7,27 +7,45 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from fourfold.core.routes import Role, route
-from fourfold.core.storage import Condition, Digest, Scalar, TableInfo, TableVersion
+from fourfold.core.storage import (
+    Branch,
+    Condition,
+    Digest,
+    Scalar,
+    TableDiff,
+    TableInfo,
+    TableVacuum,
+    TableVersion,
+)
 from fourfold.core.times import Instant
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 
+RETENTION_S = 7 * 86400.0
+"""How long a version that was replaced stays readable, unless something else is said."""
+
+
 class Storage(Protocol):
     """Tables whose every version stays readable, and blobs under their own digest.
 
-    A write that returned survives `kill -9` and, locally, a power cut; one that raised left nothing to
-    see. Inside a step, reads and writes are recorded as lineage, and a repeated attempt's write is
+    A table's name may be a branch's address, `flights@dev/try-1`, everywhere but where a branch itself is
+    named. A write that returned survives `kill -9` and, locally, a power cut; one that raised left nothing
+    to see. Inside a step, reads and writes are recorded as lineage, and a repeated attempt's write is
     recognised: it changes nothing and answers as the first one did.
 
     Errors: `Refused` for a wrong name, schema, column or value (nothing was changed), `NotFound` for an
-    unknown table, version, tag or digest, `Conflict` when two writers changed the same rows, `Corrupted`,
-    `OutOfSpace`, `Unavailable`.
+    unknown table, branch, version, tag or digest and for a version that was vacuumed, `Conflict` when two
+    writers changed the same rows, `Corrupted`, `OutOfSpace`, `Unavailable`.
     """
 
+    # Writing. Data that is a stream is written batch by batch, and is one version all the same.
+
     @route("POST /tables/{name}/append", needs=Role.editor)
-    def append(self, name: str, data: pa.Table, *, partition_by: tuple[str, ...] = ()) -> TableVersion:
+    def append(
+        self, name: str, data: pa.Table | pa.RecordBatchReader, *, partition_by: tuple[str, ...] = ()
+    ) -> TableVersion:
         """Add rows; the first write creates the table with the data's columns.
 
         `partition_by` counts at creation, and is checked afterwards when given.
@@ -38,7 +56,7 @@ class Storage(Protocol):
     def overwrite(
         self,
         name: str,
-        data: pa.Table,
+        data: pa.Table | pa.RecordBatchReader,
         *,
         where: Mapping[str, Scalar] | None = None,
         partition_by: tuple[str, ...] = (),
@@ -48,6 +66,56 @@ class Storage(Protocol):
         Older versions stay readable. Replacing all rows may change the columns too.
         """
         ...
+
+    @route("POST /tables/{name}/upsert", needs=Role.editor)
+    def upsert(
+        self, name: str, data: pa.Table | pa.RecordBatchReader, *, key: tuple[str, ...]
+    ) -> TableVersion:
+        """Put each row in the place of the one with its key, or add it where there is none.
+
+        Refused: a key that is null, or that the data holds twice.
+        """
+        ...
+
+    @route("POST /tables/{name}/delete", needs=Role.editor)
+    def delete(self, name: str, *, where: tuple[Condition, ...]) -> TableVersion:
+        """Remove the rows for which all conditions hold, all if there is none. Older versions keep them."""
+        ...
+
+    @route("POST /tables/{name}/evolve", needs=Role.editor)
+    def evolve(
+        self,
+        name: str,
+        *,
+        add: Mapping[str, str] | None = None,
+        widen: Mapping[str, str] | None = None,
+        rename: Mapping[str, str] | None = None,
+    ) -> TableVersion:
+        """Change the columns: new ones and wider types (`{"gate": "string"}`), or names (`{"old": "new"}`).
+
+        Rows stay what they were; a new column is null in them. A new name counts from this version on:
+        older versions keep the names that they had. What would lose data is refused.
+        """
+        ...
+
+    @route("POST /tables/{name}/restore", needs=Role.editor)
+    def restore(
+        self, name: str, *, version: int | None = None, at: Instant | None = None, tag: str | None = None
+    ) -> TableVersion:
+        """Make a new version that is what an older one was, its columns and their names too."""
+        ...
+
+    @route("POST /tables/{name}/compact", needs=Role.editor)
+    def compact(
+        self, name: str, *, cluster_by: tuple[str, ...] = (), target_bytes: int = 128 * 2**20
+    ) -> TableVersion | None:
+        """Write small files together; nothing is answered when there is nothing to gain.
+
+        `cluster_by` lays rows so that a condition on any of these columns skips files. No row changes.
+        """
+        ...
+
+    # Reading
 
     @route("POST /tables/{name}/read", needs=Role.viewer)
     def read(
@@ -81,13 +149,36 @@ class Storage(Protocol):
         """As `read`, as a stream of batches: for tables larger than memory."""
         ...
 
+    @route("POST /tables/{name}/diff", needs=Role.viewer)
+    def diff(
+        self, name: str, *, before: int, after: int | None = None, key: tuple[str, ...] = (), limit: int = 20
+    ) -> TableDiff:
+        """Rows added, removed and (with a key) changed from one version to another (the newest, if not said).
+
+        Counts are of all rows; at most `limit` rows of each kind are shown.
+        """
+        ...
+
+    @route("POST /tables/{name}/changes", needs=Role.viewer)
+    def changes(
+        self, name: str, *, before: int, after: int | None = None, key: tuple[str, ...] = ()
+    ) -> pa.RecordBatchReader:
+        """As `diff`, every row as a stream: first what happened to it, then the table's columns.
+
+        The first column, `change`, says `added`, `removed`, or (with a key) `before` and `after`, which
+        follow one another. Where the table has a column of this name, the first is called `change_`.
+        """
+        ...
+
     @route("GET /tables/{name}/history", needs=Role.viewer)
     def history(self, name: str, *, limit: int = 1000) -> tuple[TableVersion, ...]:
         """The table's versions, newest first."""
         ...
 
     @route("GET /tables/{name}", needs=Role.viewer)
-    def describe(self, name: str, *, version: int | None = None) -> TableInfo:
+    def describe(
+        self, name: str, *, version: int | None = None, at: Instant | None = None, tag: str | None = None
+    ) -> TableInfo:
         """Columns, rows, size, partitions and tags."""
         ...
 
@@ -101,10 +192,51 @@ class Storage(Protocol):
         """Give a version a name of its own (the newest, if none is given); the tag may move later."""
         ...
 
+    # Branches
+
+    @route("POST /tables/{name}/branches/{branch}", needs=Role.editor)
+    def fork(self, name: str, branch: str, *, version: int | None = None, why: str = "") -> TableVersion:
+        """Begin a branch at a version (the newest, if none is given); no row is copied."""
+        ...
+
+    @route("GET /tables/{name}/branches", needs=Role.viewer)
+    def branches(self, name: str) -> tuple[Branch, ...]:
+        """The table's branches, sorted by name."""
+        ...
+
+    @route("POST /tables/{name}/branches/{branch}/publish", needs=Role.editor)
+    def publish(self, name: str, branch: str, *, why: str = "") -> TableVersion:
+        """Bring what was done on a branch into its table, as one version; the branch stays.
+
+        `Conflict` when the table changed meanwhile, unless both only added rows.
+        """
+        ...
+
+    @route("DELETE /tables/{name}/branches/{branch}", needs=Role.editor)
+    def drop_branch(self, name: str, branch: str, *, why: str = "") -> None:
+        """Remove a branch with its versions. Its name is retired, as a table's is."""
+        ...
+
+    # Removing
+
+    @route("POST /tables/{name}/vacuum", needs=Role.admin)
+    def vacuum(self, name: str, *, older_than_s: float = RETENTION_S, dry_run: bool = False) -> TableVacuum:
+        """Remove the files of versions that were replaced longer ago than this.
+
+        Kept all the same: the newest version, those with a tag, those that a run, model version, training
+        set, endpoint or dataset was made from, and what branches use.
+        """
+        ...
+
     @route("DELETE /tables/{name}", needs=Role.admin)
     def drop(self, name: str, *, why: str = "") -> None:
-        """Remove a table with all its versions. Its name is retired: what cites it stays unambiguous."""
+        """Remove a table with all its versions and branches.
+
+        Its name is retired: what cites it stays unambiguous.
+        """
         ...
+
+    # Blobs
 
     @route("POST /blobs", needs=Role.editor)
     def put_blob(self, data: bytes | Iterable[bytes]) -> Digest:

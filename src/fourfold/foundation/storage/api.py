@@ -2,38 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from datetime import date, datetime
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fourfold.core import context
 from fourfold.core.errors import Refused
-from fourfold.core.storage import Condition, Scalar, TableInfo, TableVersion, table_name
-from fourfold.core.times import Instant, instant, parse_instant
+from fourfold.core.storage import (
+    MAIN,
+    Branch,
+    TableAddress,
+    TableDiff,
+    TableInfo,
+    TableVacuum,
+    TableVersion,
+    branch_name,
+    table_address,
+)
+from fourfold.core.times import Instant, duration_s
+from fourfold.foundation.storage import given
+from fourfold.foundation.storage.given import Plain, Types, When, Where
 
 if TYPE_CHECKING:
+    from datetime import timedelta
+
     import duckdb
     import pyarrow as pa
 
     from fourfold.core.services.storage import Storage
     from fourfold.core.statistics import TableStatistics
 
-Plain = Scalar | date | datetime
-"""What a person may compare a column with."""
-
-When = Instant | str | datetime
-"""A point in time: an instant, a `datetime` with a zone, or ISO 8601 text with one."""
-
 
 class Table:
     """A table by its name: reading pins a version, writing makes one.
 
-    The handle itself touches nothing. `at`, `version` and `tagged` give handles on one version.
+    The handle itself touches nothing. `at`, `version` and `tagged` give handles on one version, `branch` on
+    a branch, which is read and written like a table.
 
         flights = ff.table("flights")
         flights.append(data)
         flights.read(columns=["origin", "delay"], where=[("day", ">=", date(2013, 2, 1))])
         flights.tagged("report-2013").duckdb().filter("delay > 30")
+        polars.DataFrame(flights)  # whatever speaks Arrow takes a table
     """
 
     def __init__(
@@ -45,7 +54,8 @@ class Table:
         tag: str | None = None,
         storage: Storage | None = None,
     ) -> None:
-        self.name = table_name(name)
+        self._address = table_address(name)
+        self.name = str(self._address)
         self._pin: dict[str, Any] = {"version": version, "at": at, "tag": tag}
         self._given = storage
 
@@ -56,26 +66,70 @@ class Table:
     # Writing
 
     def append(self, data: object, *, partition_by: Sequence[str] = ()) -> TableVersion:
-        """Add rows: an Arrow table, a data frame, or anything that speaks Arrow.
+        """Add rows: an Arrow table, record batches, a data frame, or anything that speaks Arrow.
 
-        The first write creates the table.
+        The first write creates the table. A stream is written as it comes, and is one version all the same:
+
+            flights.append(pyarrow.csv.open_csv("flights.csv"))
+            flights.append(duckdb.sql("select * from 'flights/*.parquet'"))
         """
         self._check_not_pinned("append to")
-        return self._storage.append(self.name, _arrow(data), partition_by=tuple(partition_by))
+        return self._storage.append(self.name, given.arrow(data), partition_by=tuple(partition_by))
 
     def overwrite(
-        self,
-        data: object,
-        *,
-        where: Mapping[str, Plain] | None = None,
-        partition_by: Sequence[str] = (),
+        self, data: object, *, where: Mapping[str, Plain] | None = None, partition_by: Sequence[str] = ()
     ) -> TableVersion:
         """Replace all rows, or those of one partition: `where={"day": date(2013, 1, 1)}`."""
         self._check_not_pinned("overwrite")
-        partition = None if where is None else {column: _plain(value) for column, value in where.items()}
+        part = None if where is None else {column: given.plain(value) for column, value in where.items()}
         return self._storage.overwrite(
-            self.name, _arrow(data), where=partition, partition_by=tuple(partition_by)
+            self.name, given.arrow(data), where=part, partition_by=tuple(partition_by)
         )
+
+    def upsert(self, data: object, *, key: str | Sequence[str]) -> TableVersion:
+        """Put each row in the place of the one with its key, or add it where there is none.
+
+        planes.upsert(changed, key="tail_number")
+        """
+        self._check_not_pinned("upsert into")
+        return self._storage.upsert(self.name, given.arrow(data), key=given.key(key))
+
+    def delete(self, *, where: Where) -> TableVersion:
+        """Remove the rows for which all conditions hold. Older versions keep them.
+
+        flights.delete(where=[("day", "<", date(2013, 2, 1)), ("carrier", "==", None)])
+        """
+        self._check_not_pinned("delete from")
+        return self._storage.delete(self.name, where=given.conditions(where))
+
+    def evolve(
+        self, *, add: Types | None = None, widen: Types | None = None, rename: Mapping[str, str] | None = None
+    ) -> TableVersion:
+        """Change columns: add new ones (null in the rows that are there), widen numbers, give new names.
+
+        A new name counts from this version on; older versions keep the names that they had. No row is
+        written again, and what would lose data is refused.
+
+            flights.evolve(add={"gate": "string"}, widen={"delay": pa.float64()}, rename={"dly": "delay"})
+        """
+        self._check_not_pinned("evolve")
+        return self._storage.evolve(
+            self.name, add=given.types(add), widen=given.types(widen), rename=dict(rename or {})
+        )
+
+    def restore(self) -> TableVersion:
+        """Make this version the newest again, as a new one: `flights.version(3).restore()`."""
+        return self._storage.restore(self.name, **self._pin)
+
+    def compact(self, *, cluster_by: str | Sequence[str] = ()) -> TableVersion | None:
+        """Write small files together; `None` when there is nothing to gain.
+
+        `cluster_by` lays rows so that a condition on any of these columns skips files.
+
+            flights.compact(cluster_by=["day", "origin"])
+        """
+        self._check_not_pinned("compact")
+        return self._storage.compact(self.name, cluster_by=given.key(cluster_by))
 
     def tag(self, tag: str, *, why: str = "") -> TableVersion:
         """Give this version (the newest, if the handle pins none) a name of its own."""
@@ -92,35 +146,31 @@ class Table:
 
     def at(self, when: When) -> Table:
         """The table as it was at a time."""
-        return Table(self.name, at=_instant(when), storage=self._given)
+        return Table(self.name, at=given.moment_of(when), storage=self._given)
 
     def tagged(self, tag: str) -> Table:
         """The version that carries a tag."""
         return Table(self.name, tag=tag, storage=self._given)
 
-    def read(
-        self,
-        *,
-        columns: Sequence[str] | None = None,
-        where: Iterable[tuple[str, str, Plain | Sequence[Plain]]] = (),
-    ) -> pa.Table:
+    def read(self, *, columns: Sequence[str] | None = None, where: Where = ()) -> pa.Table:
         """The rows, or those for which all conditions hold: `where=[("delay", ">", 30)]`."""
-        return self._storage.read(self.name, **self._pin, columns=_names(columns), where=_conditions(where))
+        wanted, conditions = given.columns(columns), given.conditions(where)
+        return self._storage.read(self.name, **self._pin, columns=wanted, where=conditions)
 
-    def scan(
-        self,
-        *,
-        columns: Sequence[str] | None = None,
-        where: Iterable[tuple[str, str, Plain | Sequence[Plain]]] = (),
-    ) -> pa.RecordBatchReader:
-        """As `read`, as a stream of batches."""
-        return self._storage.scan(self.name, **self._pin, columns=_names(columns), where=_conditions(where))
+    def scan(self, *, columns: Sequence[str] | None = None, where: Where = ()) -> pa.RecordBatchReader:
+        """As `read`, as a stream of batches: for tables larger than memory."""
+        wanted, conditions = given.columns(columns), given.conditions(where)
+        return self._storage.scan(self.name, **self._pin, columns=wanted, where=conditions)
+
+    def __arrow_c_stream__(self, requested_schema: object = None) -> object:
+        """The rows as a stream for whatever speaks Arrow: `polars.DataFrame(flights)`."""
+        return self.scan().__arrow_c_stream__(requested_schema)
 
     def duckdb(
         self,
         *,
         columns: Sequence[str] | None = None,
-        where: Iterable[tuple[str, str, Plain | Sequence[Plain]]] = (),
+        where: Where = (),
         connection: duckdb.DuckDBPyConnection | None = None,
     ) -> duckdb.DuckDBPyRelation:
         """The rows as a DuckDB relation, without a copy."""
@@ -135,7 +185,71 @@ class Table:
 
     def describe(self) -> TableInfo:
         """Columns, rows, size, partitions and tags."""
-        return self._storage.describe(self.name, version=self._pin["version"])
+        return self._storage.describe(self.name, **self._pin)
+
+    def diff(
+        self, before: int, after: int | None = None, *, key: str | Sequence[str] = (), limit: int = 20
+    ) -> TableDiff:
+        """What differs between two versions (from `before` to the newest, if only one is named): counts of
+        the rows added, removed and changed, and at most `limit` of each.
+
+        With a key, a row that has it in both is changed; without, it is one removed and one added.
+
+            planes.diff(3, key="tail_number").changed_rows
+        """
+        return self._storage.diff(self.name, before=before, after=after, key=given.key(key), limit=limit)
+
+    def changes(
+        self, before: int, after: int | None = None, *, key: str | Sequence[str] = ()
+    ) -> pa.RecordBatchReader:
+        """As `diff`, all rows as a stream; its first column, `change`, says what happened to each."""
+        return self._storage.changes(self.name, before=before, after=after, key=given.key(key))
+
+    # Branches
+
+    def branch(self, name: str) -> Table:
+        """A branch of the table, which need not be there yet; the same as `ff.table("flights@dev/try-1")`.
+
+        trial = ff.table("flights").branch("dev/try-1")
+        trial.begin()
+        trial.append(data)
+        trial.publish(why="checked")
+        trial.drop()
+        """
+        if self._address.branch != MAIN:
+            raise Refused(f"{self!r} is a branch, and has none", ways_on=[f"table({self._address.table!r})"])
+        self._check_not_pinned("branch from")
+        return Table(str(TableAddress(self.name, branch_name(name))), storage=self._given)
+
+    def branches(self) -> tuple[Branch, ...]:
+        """The table's branches, sorted by name."""
+        return self._storage.branches(self.name)
+
+    def begin(self, *, version: int | None = None, why: str = "") -> TableVersion:
+        """Begin this branch at a version of its table (the newest, if none is given); no row is copied."""
+        return self._storage.fork(*self._branch("begin"), version=version, why=why)
+
+    def publish(self, *, why: str = "") -> TableVersion:
+        """Bring what was done on this branch into its table, as one version; the branch stays."""
+        return self._storage.publish(*self._branch("publish"), why=why)
+
+    # Removing
+
+    def vacuum(self, *, older_than: float | str | timedelta = "7d", dry_run: bool = False) -> TableVacuum:
+        """Remove the files of versions that were replaced longer ago than this, and that nothing cites.
+
+        flights.vacuum(older_than="30d", dry_run=True).versions
+        """
+        self._check_not_pinned("vacuum")
+        return self._storage.vacuum(self.name, older_than_s=duration_s(older_than), dry_run=dry_run)
+
+    def drop(self, *, why: str = "") -> None:
+        """Remove the table with all its versions and branches, or this branch. The name is retired."""
+        self._check_not_pinned("drop")
+        if self._address.branch == MAIN:
+            self._storage.drop(self.name, why=why)
+        else:
+            self._storage.drop_branch(*self._branch("drop"), why=why)
 
     def stats(self) -> TableStatistics:
         """Each column's nulls, ends, distinct values, quantiles and histogram."""
@@ -150,6 +264,15 @@ class Table:
     def _storage(self) -> Storage:
         return self._given if self._given is not None else context.services().storage
 
+    def _branch(self, what: str) -> tuple[str, str]:
+        self._check_not_pinned(what)
+        if self._address.branch == MAIN:
+            raise Refused(
+                f"cannot {what} {self!r}: it is no branch",
+                ways_on=[f"table({self.name!r}).branch('dev/try-1')"],
+            )
+        return self._address.table, self._address.branch
+
     def _check_not_pinned(self, what: str) -> None:
         if any(value is not None for value in self._pin.values()):
             raise Refused(
@@ -158,56 +281,5 @@ class Table:
 
 
 def table(name: str) -> Table:
-    """The table of this name in the present project; it need not exist yet."""
+    """The table (or branch) of this name in the present project; it need not exist yet."""
     return Table(name)
-
-
-def _arrow(data: object) -> pa.Table:
-    """Anything that speaks Arrow, as an Arrow table."""
-    import pyarrow as pa
-
-    if isinstance(data, pa.Table):
-        return data
-    if isinstance(data, pa.RecordBatch):
-        return pa.Table.from_batches([data])
-    if isinstance(data, pa.RecordBatchReader):
-        return data.read_all()
-    if type(data).__module__.partition(".")[0] == "pandas":
-        return pa.Table.from_pandas(data, preserve_index=False)
-    if hasattr(data, "__arrow_c_stream__"):
-        return pa.table(data)
-    if hasattr(data, "to_arrow_table"):
-        return data.to_arrow_table()  # a DuckDB relation
-    raise Refused(
-        f"a {type(data).__name__} is not a table",
-        ways_on=["give an Arrow table, a pandas or Polars frame, or a DuckDB relation"],
-    )
-
-
-def _instant(when: When) -> Instant:
-    if isinstance(when, str):
-        return parse_instant(when)
-    return instant(when) if isinstance(when, datetime) else when
-
-
-def _names(columns: Sequence[str] | None) -> tuple[str, ...] | None:
-    if isinstance(columns, str):
-        raise Refused(f"columns is the text {columns!r}", ways_on=[f"write columns=[{columns!r}]"])
-    return None if columns is None else tuple(columns)
-
-
-def _conditions(where: Iterable[tuple[str, str, Plain | Sequence[Plain]]]) -> tuple[Condition, ...]:
-    conditions: list[Condition] = []
-    for condition in where:
-        if len(condition) != 3:
-            raise Refused(f"{condition!r} is not a condition", ways_on=['write ("column", ">", value)'])
-        column, operator, value = condition
-        is_list = isinstance(value, Sequence) and not isinstance(value, str)
-        plain = tuple(_plain(item) for item in value) if is_list else _plain(value)  # type: ignore[union-attr, arg-type]
-        conditions.append((column, operator, plain))
-    return tuple(conditions)
-
-
-def _plain(value: Plain) -> Scalar:
-    """Dates and times as the text in which they travel."""
-    return value.isoformat() if isinstance(value, date) else value

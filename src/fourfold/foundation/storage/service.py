@@ -2,25 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pyarrow as pa
 
 from fourfold.catalog.database import Catalog
 from fourfold.core import context
-from fourfold.core.catalog import principal
-from fourfold.core.errors import NotFound, OutOfSpace, Refused, Unavailable, did_you_mean
+from fourfold.core.context import Ref
+from fourfold.core.decide import branching, keys
+from fourfold.core.decide.renaming import Names
+from fourfold.core.errors import FourfoldError, NotFound, Refused
 from fourfold.core.ports.blobs import BlobStore, Digest
 from fourfold.core.ports.clock import Clock
-from fourfold.core.ports.tables import Commit, Mark, Snapshot, TableStore
-from fourfold.core.storage import Column, Condition, Scalar, TableInfo, TableVersion, table_name
-from fourfold.core.times import Instant, iso
+from fourfold.core.ports.tables import Difference, Rows, TableStore
+from fourfold.core.services.storage import RETENTION_S
+from fourfold.core.storage import (
+    Branch,
+    Column,
+    Condition,
+    Scalar,
+    TableDiff,
+    TableInfo,
+    TableVacuum,
+    TableVersion,
+    table_address,
+)
+from fourfold.core.times import Instant
+from fourfold.foundation.storage.branches import Branches
+from fourfold.foundation.storage.changes import compared
 from fourfold.foundation.storage.files import callers_file
+from fourfold.foundation.storage.naming import Naming
+from fourfold.foundation.storage.retiring import Retiring
 from fourfold.foundation.storage.tables import TableRecords
+from fourfold.foundation.storage.versions import MOST_HISTORY, Versions
 
-MOST_HISTORY = 100_000
+MOST_SHOWN = 1000
+"""Rows of each kind that a diff shows."""
 
 
 class Storage:
@@ -35,61 +54,128 @@ class Storage:
         self._blobs = blobs
         self._tables = tables
         self._clock = clock
+        self._versions = Versions(self._records, tables, clock)
+        self._naming = Naming(self._records, self._versions, tables)
+        self._branches = Branches(self._records, self._versions, self._naming, tables)
+        self._retiring = Retiring(self._records, self._versions, tables, clock)
+
+    # Who may do what: every method asks one of these about the name that it was given.
+
+    def _to_read(self, name: str) -> str:
+        """The address, if it may be read."""
+        return str(table_address(name))
+
+    def _to_append(self, name: str) -> str:
+        """The address, if rows may be added there."""
+        address = str(table_address(name))
+        self._versions.check_open(address)
+        return address
+
+    def _to_change(self, name: str) -> str:
+        """The address, if what is there may be changed; rows that wait in front of the table belong to it
+        from here on."""
+        return self._to_append(name)
+
+    def _to_drop(self, name: str) -> str:
+        """The address, if it may be removed for good; what is gone may be removed again."""
+        return str(table_address(name))
 
     # Writing tables
 
-    def append(self, name: str, data: pa.Table, *, partition_by: tuple[str, ...] = ()) -> TableVersion:
-        self._check_writable(name)
-        mark = self._mark()
-        commit = self._tables.append(name, data, partition_by=partition_by, mark=mark)
-        return self._record(name, commit)
+    def append(self, name: str, data: Rows, *, partition_by: tuple[str, ...] = ()) -> TableVersion:
+        address = self._to_append(name)
+        mark, names = self._versions.mark(), self._naming.newest(address)
+        with self._told(address, names):
+            data = self._naming.fitted(address, names, data)
+            by = names.store(partition_by)
+            commit = self._tables.append(address, data, partition_by=by, mark=mark)
+        return self._versions.record(address, commit)
 
     def overwrite(
         self,
         name: str,
-        data: pa.Table,
+        data: Rows,
         *,
         where: Mapping[str, Scalar] | None = None,
         partition_by: tuple[str, ...] = (),
     ) -> TableVersion:
-        self._check_writable(name)
-        mark = self._mark()
-        commit = self._tables.overwrite(name, data, where=where, partition_by=partition_by, mark=mark)
-        return self._record(name, commit)
+        address = self._to_change(name)
+        mark, names = self._versions.mark(), self._naming.newest(address)
+        with self._told(address, names):
+            if where:
+                data = self._naming.fitted(address, names, data)
+            else:
+                names, data = self._naming.anew(address, names, data, mark.at)
+            part = None if where is None else {names.stored(column): value for column, value in where.items()}
+            by = names.store(partition_by)
+            commit = self._tables.overwrite(address, data, where=part, partition_by=by, mark=mark)
+        return self._versions.record(address, commit)
 
-    def _check_writable(self, name: str) -> None:
-        known = self._records.known(table_name(name))
-        if known is not None and known.dropped_at is not None:
-            raise Refused(
-                f"table '{name}' was dropped at {iso(known.dropped_at)}, and its name is retired",
-                ways_on=["use another name: older runs and models cite this one"],
-                table=name,
-            )
+    def upsert(self, name: str, data: Rows, *, key: tuple[str, ...]) -> TableVersion:
+        address = self._to_change(name)
+        mark, names = self._versions.mark(), self._naming.newest(address)
+        with self._told(address, names):
+            data = self._naming.fitted(address, names, data)
+            commit = self._tables.upsert(address, data, key=names.store(key), mark=mark)
+        return self._versions.record(address, commit)
 
-    def _mark(self) -> Mark:
-        ambient = context.ambient()
-        return Mark(
-            key=context.write_key() or "",
-            at=self._clock.now(),
-            by=principal(),
-            step=str(ambient.executing.ref) if ambient is not None else "",
+    def delete(self, name: str, *, where: tuple[Condition, ...]) -> TableVersion:
+        address = self._to_change(name)
+        mark, names = self._versions.mark(), self._naming.newest(address)
+        self._naming.check(address, names, [column for column, _, _ in where])
+        with self._told(address, names):
+            commit = self._tables.delete(address, where=names.conditions(where), mark=mark)
+        return self._versions.record(address, commit)
+
+    def evolve(
+        self,
+        name: str,
+        *,
+        add: Mapping[str, str] | None = None,
+        widen: Mapping[str, str] | None = None,
+        rename: Mapping[str, str] | None = None,
+    ) -> TableVersion:
+        address = self._to_change(name)
+        mark = self._versions.mark()
+        commit = self._naming.evolve(address, add or {}, widen or {}, rename or {}, mark)
+        return self._versions.record(address, commit, {"renamed": dict(rename)} if rename else {})
+
+    def restore(
+        self, name: str, *, version: int | None = None, at: Instant | None = None, tag: str | None = None
+    ) -> TableVersion:
+        address = self._to_change(name)
+        if version is None and at is None and tag is None:
+            raise Refused(f"which version of '{address}' is to be restored?", ways_on=["version=3"])
+        mark = self._versions.mark()
+        wanted = self._versions.resolve(address, version=version, at=at, tag=tag)
+        commit = self._tables.restore(address, version=wanted, mark=mark)
+        self._naming.follow(address, commit, self._records.names(address, wanted))
+        made = self._versions.record(address, commit, {"restored": wanted})
+        self._versions.connect(Ref("table", address, str(wanted)), made)
+        return made
+
+    def compact(
+        self, name: str, *, cluster_by: tuple[str, ...] = (), target_bytes: int = 128 * 2**20
+    ) -> TableVersion | None:
+        address = self._to_append(name)
+        if target_bytes < 1:
+            raise Refused(f"files cannot have a size of {target_bytes} bytes")
+        mark, names = self._versions.mark(), self._naming.newest(address)
+        self._naming.check(address, names, cluster_by)
+        commit = self._tables.compact(
+            address, cluster_by=names.store(cluster_by), target_bytes=target_bytes, mark=mark
         )
+        return None if commit is None else self._versions.record(address, commit)
 
-    def _record(self, name: str, commit: Commit) -> TableVersion:
-        """Fill the catalog in up to this commit, and report the write."""
-        with suppress(OutOfSpace, Unavailable):  # the write is done; the next look fills its row in
-            known = self._records.known(name)
-            newest = known.newest if known is not None else -1
-            if commit.version > newest + 1:
-                self._fill_in(name, newest)
-            elif commit.version == newest + 1:
-                self._records.add(name, [commit])
-        version = _version(name, commit)
-        context.record_write(version.ref)
-        return version
-
-    def _fill_in(self, name: str, newest: int) -> None:
-        self._records.add(name, self._tables.history(name, after=newest, limit=MOST_HISTORY))
+    @contextmanager
+    def _told(self, address: str, names: Names) -> Iterator[None]:
+        """Within the block, a store's refusal is said with what a person knows of the table."""
+        try:
+            with names.explained():
+                yield
+        except NotFound:
+            self._versions.snapshot(address)  # it is the table that is not there, if this fails
+            raise
 
     # Reading tables
 
@@ -115,112 +201,153 @@ class Storage:
         columns: tuple[str, ...] | None = None,
         where: tuple[Condition, ...] = (),
     ) -> pa.RecordBatchReader:
-        pinned = self._resolve(name, version=version, at=at, tag=tag)
-        reader = self._tables.scan(name, version=pinned, columns=columns, where=where)
-        context.record_read(context.Ref("table", name, str(pinned)))
-        return reader
+        address = self._to_read(name)
+        pinned = self._versions.resolve(address, version=version, at=at, tag=tag)
+        reader = self._naming.scan(address, pinned, columns, where)
+        context.record_read(Ref("table", address, str(pinned)))
+        return self._watched(address, reader)
 
-    def _resolve(self, name: str, *, version: int | None, at: Instant | None, tag: str | None) -> int:
-        """The version number that is meant."""
-        if sum(choice is not None for choice in (version, at, tag)) > 1:
-            raise Refused("name a version by number, by time or by tag: one of them", table=name)
-        newest = self._snapshot(name).version
-        if tag is not None:
-            tags = self._records.tags(name)
-            if tag not in tags:
-                raise NotFound(
-                    f"table '{name}' has no tag '{tag}'",
-                    ways_on=did_you_mean(tag, tags, what="tags"),
-                    table=name,
-                    tag=tag,
-                )
-            return tags[tag]
-        if at is not None:
-            return self._version_at(name, newest, at)
-        return newest if version is None else version
+    def _watched(self, address: str, reader: pa.RecordBatchReader) -> pa.RecordBatchReader:
+        """The same batches. A table that is dropped while it is read says that, not which file is gone."""
 
-    def _version_at(self, name: str, newest: int, at: Instant) -> int:
-        self._catch_up(name, newest)
-        found = self._records.version_at(name, at)
-        if found is None:
-            first = self._records.oldest(name)
-            raise NotFound(
-                f"table '{name}' did not exist at {iso(at)}",
-                ways_on=[f"its first version is of {iso(first.at)}"] if first is not None else [],
-                table=name,
-            )
-        return found.version
-
-    def _snapshot(self, name: str, version: int | None = None) -> Snapshot:
-        try:
-            return self._tables.snapshot(table_name(name), version=version)
-        except NotFound as error:
-            if version is not None:
+        def batches() -> Iterator[pa.RecordBatch]:
+            try:
+                yield from reader
+            except FourfoldError:
+                self._versions.snapshot(address)
                 raise
-            known = self._records.known(name)
-            if known is not None and known.dropped_at is not None:
-                raise NotFound(
-                    f"table '{name}' was dropped at {iso(known.dropped_at)}", table=name
-                ) from error
-            raise NotFound(
-                f"table '{name}' does not exist",
-                ways_on=did_you_mean(name, self._tables.names(), what="tables"),
-                table=name,
-            ) from error
 
-    def _catch_up(self, name: str, newest: int) -> None:
-        known = self._records.known(name)
-        if known is None or known.newest < newest:
-            self._fill_in(name, -1 if known is None else known.newest)
+        return pa.RecordBatchReader.from_batches(reader.schema, batches())
+
+    # What differs between versions
+
+    def diff(
+        self, name: str, *, before: int, after: int | None = None, key: tuple[str, ...] = (), limit: int = 20
+    ) -> TableDiff:
+        if not 0 <= limit <= MOST_SHOWN:
+            raise Refused(f"limit must be from 0 to {MOST_SHOWN}, not {limit}")
+        address, upto = self._two(name, before, after)
+        found = self._naming.difference(address, before, upto)
+        old, new = (self._naming.schema(address, version) for version in (before, upto))
+        shared = set(found.added.schema.names)
+        with compared(address, found, self._key(address, key, found)) as changes:
+            counts = changes.counts()
+            return TableDiff(
+                name=address,
+                before=before,
+                after=upto,
+                key=key,
+                added=counts["added"],
+                removed=counts["removed"],
+                changed=counts["after"],
+                columns_added=tuple(each for each in columns_of(new) if each.name not in shared),
+                columns_removed=tuple(each for each in columns_of(old) if each.name not in shared),
+                added_rows=tuple(changes.some("added", limit)),
+                removed_rows=tuple(changes.some("removed", limit)),
+                changed_rows=tuple(
+                    zip(changes.some("before", limit), changes.some("after", limit), strict=True)
+                ),
+            )
+
+    def changes(
+        self, name: str, *, before: int, after: int | None = None, key: tuple[str, ...] = ()
+    ) -> pa.RecordBatchReader:
+        address, upto = self._two(name, before, after)
+        found = self._naming.difference(address, before, upto)
+        opened = ExitStack()
+        changes = opened.enter_context(compared(address, found, self._key(address, key, found)))
+
+        def batches() -> Iterator[pa.RecordBatch]:
+            with opened:
+                yield from changes.stream()
+
+        return pa.RecordBatchReader.from_batches(changes.schema, batches())
+
+    def _two(self, name: str, before: int, after: int | None) -> tuple[str, int]:
+        """The address, and the later version, once both may be read and are noted as read."""
+        address = self._to_read(name)
+        upto = self._versions.resolve(address, version=after, at=None, tag=None)
+        for version in (before, upto):
+            context.record_read(Ref("table", address, str(version)))
+        return address, upto
+
+    @staticmethod
+    def _key(address: str, key: tuple[str, ...], found: Difference) -> tuple[str, ...]:
+        if key:
+            keys.check_columns(address, found.added.schema, key)
+        return key
 
     def catch_up(self) -> None:
         """Fill the catalog in with every version that the tables' own logs know."""
         for name in self._tables.names():
             with suppress(NotFound):  # dropped just now
-                self._catch_up(name, self._tables.snapshot(name).version)
+                self._versions.catch_up(name, self._tables.snapshot(name).version)
 
     # What there is
 
     def history(self, name: str, *, limit: int = 1000) -> tuple[TableVersion, ...]:
+        address = self._to_read(name)
         if not 1 <= limit <= MOST_HISTORY:
             raise Refused(f"limit must be from 1 to {MOST_HISTORY}, not {limit}")
-        self._catch_up(name, self._snapshot(name).version)
-        return self._records.versions(name, limit)
+        self._versions.catch_up(address, self._versions.snapshot(address).version)
+        return self._records.versions(address, limit)
 
-    def describe(self, name: str, *, version: int | None = None) -> TableInfo:
-        snapshot = self._snapshot(name, version)
+    def describe(
+        self, name: str, *, version: int | None = None, at: Instant | None = None, tag: str | None = None
+    ) -> TableInfo:
+        address = self._to_read(name)
+        pinned = self._versions.resolve(address, version=version, at=at, tag=tag)
+        return self._info(address, pinned)
+
+    def list_tables(self) -> tuple[TableInfo, ...]:
+        dropped = self._records.dropped()
+        return tuple(self._info(name, None) for name in self._tables.names() if name not in dropped)
+
+    def _info(self, address: str, version: int | None) -> TableInfo:
+        snapshot = self._versions.snapshot(address, version)
+        names = self._records.names(address, snapshot.version)
         return TableInfo(
-            name=name,
+            name=address,
             version=snapshot.version,
             at=snapshot.at,
             rows=snapshot.rows,
             size_bytes=snapshot.size_bytes,
-            columns=tuple(Column(field.name, str(field.type), field.nullable) for field in snapshot.schema),
-            partition_by=snapshot.partition_by,
-            tags=self._records.tags(name),
+            columns=columns_of(names.show(snapshot.schema)),
+            partition_by=tuple(map(names.shown, snapshot.partition_by)),
+            tags=self._records.tags(address),
+            file_count=snapshot.file_count,
         )
 
-    def list_tables(self) -> tuple[TableInfo, ...]:
-        dropped = self._records.dropped()
-        return tuple(self.describe(name) for name in self._tables.names() if name not in dropped)
-
     def tag(self, name: str, tag: str, *, version: int | None = None, why: str = "") -> TableVersion:
+        address = self._to_append(name)
         _check_tag(tag)
-        newest = self._snapshot(name).version
-        wanted = self._snapshot(name, newest if version is None else version).version
-        self._catch_up(name, newest)
-        found = self._records.version(name, wanted)
-        if found is None:  # another program cleaned the log below it
-            raise NotFound(f"table '{name}' has no record of version {wanted}", table=name, version=wanted)
-        self._records.put_tag(self._clock.now(), name, tag, wanted, why)
+        wanted = self._versions.resolve(address, version=version, at=None, tag=None)
+        found = self._versions.readable(address, wanted)
+        self._records.put_tag(self._clock.now(), address, tag, wanted, why)
         return found
 
+    # Branches, and removing
+
+    def fork(self, name: str, branch: str, *, version: int | None = None, why: str = "") -> TableVersion:
+        self._to_append(branching.branch_of(name, branch, "be branched"))
+        return self._branches.fork(self._to_change(name), branch, version, why)
+
+    def branches(self, name: str) -> tuple[Branch, ...]:
+        return self._branches.all(branching.only_table(self._to_read(name), "have branches"))
+
+    def publish(self, name: str, branch: str, *, why: str = "") -> TableVersion:
+        self._to_read(branching.branch_of(name, branch, "be published into"))
+        return self._branches.publish(self._to_change(name), branch, why)
+
+    def drop_branch(self, name: str, branch: str, *, why: str = "") -> None:
+        self._retiring.drop(self._to_drop(branching.branch_of(name, branch, "have branches")), why)
+
+    def vacuum(self, name: str, *, older_than_s: float = RETENTION_S, dry_run: bool = False) -> TableVacuum:
+        table = branching.only_table(self._to_append(name), "be vacuumed")
+        return self._retiring.vacuum(table, older_than_s, dry_run=dry_run)
+
     def drop(self, name: str, *, why: str = "") -> None:
-        known = self._records.known(table_name(name))
-        if known is None or known.dropped_at is None:
-            self._snapshot(name)
-            self._records.drop(self._clock.now(), name, why)
-        self._tables.drop(name)  # again, too, where a crash came between
+        self._retiring.drop(branching.only_table(self._to_drop(name), "be dropped as a table is"), why)
 
     # Blobs
 
@@ -238,22 +365,14 @@ class Storage:
         self._blobs.materialize(digest, path, executable=executable)
 
 
+def columns_of(schema: pa.Schema) -> tuple[Column, ...]:
+    """The columns of a schema, in words."""
+    return tuple(Column(field.name, str(field.type), field.nullable) for field in schema)
+
+
 def _check_tag(tag: str) -> None:
     if not (0 < len(tag) <= 100 and tag.isprintable() and not tag.isdecimal() and "/" not in tag):
         raise Refused(
             f"{tag[:120]!r} cannot be a tag",
             ways_on=["use 1 to 100 letters, digits and signs, not only digits, and no '/'"],
         )
-
-
-def _version(name: str, commit: Commit) -> TableVersion:
-    return TableVersion(
-        name=name,
-        version=commit.version,
-        at=commit.at,
-        rows=commit.rows,
-        rows_added=commit.rows_added,
-        operation=commit.operation,
-        by=commit.by,
-        step=commit.step,
-    )

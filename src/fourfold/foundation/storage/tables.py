@@ -6,15 +6,18 @@ know (who, which step); a row that a crash kept from being written is filled in 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from fourfold.catalog import audit, rows, tags
+from fourfold.catalog import audit, lineage, rows, tags
 from fourfold.catalog.database import Catalog, metadata
 from fourfold.core.catalog import LOCAL
 from fourfold.core.context import Ref
+from fourfold.core.decide.renaming import Names
+from fourfold.core.errors import Conflict
+from fourfold.core.lineage import Edge
 from fourfold.core.ports.tables import Commit
 from fourfold.core.storage import TableVersion
 from fourfold.core.times import Instant
@@ -42,8 +45,21 @@ version_table = sa.Table(
     sa.Column("format", sa.Integer, nullable=False, server_default="1"),
     sa.UniqueConstraint("name", "write_key"),
 )
+# From which version on a stored column is shown under which name; see `core.decide.renaming`.
+column_table = sa.Table(
+    "storage_column",
+    metadata,
+    sa.Column("name", sa.Text, sa.ForeignKey("storage_table.name"), primary_key=True),
+    sa.Column("stored", sa.Text, primary_key=True),
+    sa.Column("since", sa.BigInteger, primary_key=True),
+    sa.Column("shown", sa.Text, nullable=False),
+    sa.Column("format", sa.Integer, nullable=False, server_default="1"),
+)
 KIND = "table"
 """The kind under which tags, lineage and the audit know tables."""
+NEWEST = 2**62
+"""A version that is never reached."""
+NO_FACTS: Mapping[int, Mapping[str, object]] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,26 +87,38 @@ class TableRecords:
         dropped = None if row[0] is None else Instant(row[0])
         return Known(-1 if row[1] is None else row[1], dropped)
 
-    def add(self, name: str, commits: Iterable[Commit]) -> None:
-        """Record commits of a table, oldest first, each with its audit entry; known ones are left alone."""
+    def add(
+        self, name: str, commits: Iterable[Commit], *, facts: Mapping[int, Mapping[str, object]] = NO_FACTS
+    ) -> None:
+        """Record commits of a table, oldest first, each with its audit entry; known ones are left alone.
+
+        `facts` are what the audit is to say of a version beside what its commit tells.
+        """
         with self._catalog.write() as connection:
             for commit in sorted(commits, key=lambda commit: commit.version):
                 rows.insert_new(connection, table, [{"name": name, "created_at_us": commit.at}])
                 fresh = rows.insert_new(connection, version_table, [_row(name, commit)])
                 if fresh:
-                    facts = {"rows_added": commit.rows_added} | ({"step": commit.step} if commit.step else {})
+                    told: dict[str, object] = {"rows_added": commit.rows_added}
+                    if commit.step:
+                        told["step"] = commit.step
                     audit.record(
                         connection,
                         commit.at,
                         f"table.{commit.operation}",
                         Ref(KIND, name, str(commit.version)),
-                        facts,
+                        {**told, **facts.get(commit.version, {})},
                         by=commit.by or LOCAL,
                     )
 
     def version(self, name: str, version: int) -> TableVersion | None:
         """One version's row."""
         return self._one(version_table.c.name == name, version_table.c.version == version)
+
+    def made_by(self, name: str, key: str) -> int | None:
+        """The version that a write key made, if the catalog knows of one."""
+        made = self._one(version_table.c.name == name, version_table.c.write_key == key)
+        return None if made is None else made.version
 
     def version_at(self, name: str, at: Instant) -> TableVersion | None:
         """The newest version that was there at an instant."""
@@ -123,10 +151,12 @@ class TableRecords:
             audit.record(connection, at, "table.tag", Ref(KIND, name, str(version)), facts)
 
     def drop(self, at: Instant, name: str, why: str) -> None:
-        """Retire a name for good."""
+        """Retire a name for good, and those of its branches."""
         with self._catalog.write(durable=True) as connection:
             rows.insert_new(connection, table, [{"name": name, "created_at_us": at}])
-            connection.execute(table.update().where(table.c.name == name).values(dropped_at_us=at))
+            gone = (table.c.name == name) | table.c.name.startswith(f"{name}@", autoescape=True)
+            here = table.c.dropped_at_us.is_(None)
+            connection.execute(table.update().where(gone & here).values(dropped_at_us=at))
             audit.record(connection, at, "table.drop", Ref(KIND, name), {"why": why})
 
     @staticmethod
@@ -140,6 +170,46 @@ class TableRecords:
             .order_by(version_table.c.name)
         )
         return {row.name: row[1] for row in connection.execute(query)}
+
+    def record(self, at: Instant, name: str, action: str, facts: Mapping[str, object]) -> None:
+        """Note in the audit what was done to a table that is no version."""
+        with self._catalog.write() as connection:
+            audit.record(connection, at, action, Ref(KIND, name), facts)
+
+    def connect(self, at: Instant, source: Ref, target: Ref) -> None:
+        """Note in lineage that a version was made from another."""
+        with self._catalog.write() as connection:
+            lineage.record(connection, [Edge(source, target, None, at)])
+
+    def pinned(self, name: str) -> dict[int, str]:
+        """Versions that something beside tables was made from, each with one such thing."""
+        with self._catalog.read() as connection:
+            found = lineage.cited(connection, KIND, name)
+        return {int(version): str(ref) for version, ref in found.items() if version.isdecimal()}
+
+    def names(self, name: str, version: int) -> Names:
+        """Under which names a version's columns are shown."""
+        with self._catalog.read() as connection:
+            return _names(connection, name, version)
+
+    def show(
+        self, at: Instant, name: str, since: int, shown: Mapping[str, str], columns: Sequence[str] = ()
+    ) -> None:
+        """Show stored columns under these names from a version on, which has these `columns`."""
+        with self._catalog.write() as connection:
+            rows.insert_new(connection, table, [{"name": name, "created_at_us": at}])
+            # One after the other, so that two renames at once cannot both give the same name.
+            connection.execute(sa.select(table.c.name).where(table.c.name == name).with_for_update())
+            for stored, each in sorted(shown.items()):
+                value = {"name": name, "stored": stored, "since": since, "shown": each}
+                rows.put(connection, column_table, value)
+            names = _names(connection, name, NEWEST)
+            if len({names.shown(column).lower() for column in columns}) < len(columns):
+                raise Conflict(
+                    f"somebody else just gave a column of table '{name}' the same name",
+                    ways_on=[f"see what it has now: fourfold table show {name}"],
+                    table=name,
+                )
 
     def dropped(self) -> frozenset[str]:
         """Names that were retired."""
@@ -155,7 +225,17 @@ class TableRecords:
 
 
 def _select() -> sa.Select[tuple[object, ...]]:
-    return sa.select(version_table)
+    before = version_table.alias("before")
+    is_before = (before.c.name == version_table.c.name) & (before.c.version == version_table.c.version - 1)
+    rows_before = sa.select(before.c.rows).where(is_before).scalar_subquery()
+    return sa.select(version_table, rows_before.label("rows_before"))
+
+
+def _names(connection: sa.Connection, name: str, version: int) -> Names:
+    here = (column_table.c.name == name) & (column_table.c.since <= version)
+    query = sa.select(column_table.c.stored, column_table.c.shown).where(here)
+    pairs = {row.stored: row.shown for row in connection.execute(query.order_by(column_table.c.since))}
+    return Names({stored: shown for stored, shown in pairs.items() if stored != shown})
 
 
 def _row(name: str, commit: Commit) -> dict[str, object]:
@@ -182,4 +262,5 @@ def _version(row: sa.Row[tuple[object, ...]]) -> TableVersion:
         operation=row.operation,
         by=row.by,
         step=row.step,
+        rows_removed=0 if row.rows_before is None else row.rows_before + row.rows_added - row.rows,
     )

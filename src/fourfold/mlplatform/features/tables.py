@@ -8,10 +8,11 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from fourfold.catalog import audit, rows
+from fourfold.catalog import audit, lineage, rows
 from fourfold.catalog.database import Catalog, metadata
 from fourfold.core.context import Ref
 from fourfold.core.features import FeatureService, Kind, ServiceInfo, TrainingSetInfo, View, ViewInfo
+from fourfold.core.lineage import Edge
 from fourfold.core.times import Instant
 from fourfold.core.wire import decode, encode
 
@@ -152,6 +153,9 @@ class FeatureRecords:
         }
         with self._catalog.write() as connection:
             rows.put(connection, training_set_table, value)
+            made = Ref("training_set", info.fingerprint)
+            sources = [Ref("table", name, str(version)) for name, version in info.table_versions.items()]
+            lineage.record(connection, [Edge(source, made, None, info.made_at) for source in sources])
 
     def training_set(self, fingerprint: str) -> tuple[TrainingSetInfo, str] | None:
         """A training set's record, and the digest of its rows (empty where they were not kept)."""

@@ -56,8 +56,20 @@ sa.Table(
     sa.Column("sha256", sa.Text, nullable=False),
 )
 
-# Nodes are 0001's; they are named here so that a foreign key can point at them.
+# These are 0001's; they are named here so that a foreign key can point at them.
 node = sa.Table("catalog_node", tables, sa.Column("id", SERIAL, primary_key=True))
+sa.Table("storage_table", tables, sa.Column("name", sa.Text, primary_key=True))
+
+# From which version on a stored column is shown under which name.
+sa.Table(
+    "storage_column",
+    tables,
+    sa.Column("name", sa.Text, sa.ForeignKey("storage_table.name"), primary_key=True),
+    sa.Column("stored", sa.Text, primary_key=True),
+    sa.Column("since", sa.BigInteger, primary_key=True),
+    sa.Column("shown", sa.Text, nullable=False),
+    sa.Column("format", sa.Integer, nullable=False, server_default="1"),
+)
 
 sa.Table(
     "catalog_column_edge",
@@ -107,7 +119,7 @@ sa.Table(
     sqlite_autoincrement=True,
 )
 
-BEFORE = frozenset({"catalog_node"})
+BEFORE = frozenset({"catalog_node", "storage_table"})
 """Tables that 0001 made."""
 
 
