@@ -21,6 +21,7 @@ HOMES: dict[str, str] = {
     "datasketches": r"fourfold\.(foundation|mlplatform)\..*",
     "lmdb": r"fourfold\.adapters\..*",
     "psycopg": r"fourfold\.adapters\..*",
+    "pyfastcdc": r"fourfold\.adapters\..*",
     "blake3": r"fourfold\.adapters\..*",
     "sqlglot": r"fourfold\.foundation\..*",
     "skops": r"fourfold\.adapters\..*",

@@ -29,6 +29,7 @@ HEAVY = {
     "pandas",
     "papermill",
     "pyarrow",
+    "pyfastcdc",
     "skops",
     "sklearn",
     "sqlalchemy",

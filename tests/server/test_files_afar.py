@@ -228,6 +228,20 @@ def test_pieces_are_checked_where_they_are_put_together(server: Server) -> None:
         files.part(wrong, 0, PIECE + 1)
 
 
+def test_chunks_are_sent_once_and_come_back(
+    server: Server, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (ways, service):
+        monkeypatch.setattr(module, "PIECE_BYTES", 8 << 20)  # larger than any chunk
+    first = server.images().save(folder, chunked=True)
+    assert first.added_bytes == sum(map(len, TREE.values()))
+    (folder / "large.bin").write_bytes(LARGE + b"more")
+    second = server.images().save(folder)
+    assert second.added_bytes < second.size_bytes
+    server.images().materialize(tmp_path / "out")
+    assert found(tmp_path / "out") == {**TREE, "large.bin": LARGE + b"more"}
+
+
 def test_a_viewer_reads_and_saves_nothing(server: Server, folder: Path, tmp_path: Path) -> None:
     server.images().save(folder)
     viewer = Handle("images", service=server.client(TOKENS["viewer"]).files)

@@ -19,6 +19,7 @@ from tests.storage.conftest import Attempt
 from tests.storage.power import Disk
 
 from fourfold.adapters.blake3_digests import Blake3Digests
+from fourfold.adapters.fastcdc_chunks import FastCdcChunks
 from fourfold.adapters.local_blobs import LocalBlobs
 from fourfold.catalog.database import Catalog
 from fourfold.core import context
@@ -39,7 +40,7 @@ Tree = dict[str, tuple[bytes, bool]]
 
 def make(catalog: Catalog, home: Path, clock: MovableClock | None = None) -> Files:
     stores = LocalBlobs(home / "blobs"), LocalBlobs(home / "uploads")
-    return Files(catalog, *stores, clock or MovableClock(), Blake3Digests())
+    return Files(catalog, *stores, clock or MovableClock(), Blake3Digests(), FastCdcChunks)
 
 
 @pytest.fixture

@@ -33,15 +33,22 @@ def pin(function: Callable[..., None]) -> Callable[..., None]:
 @click.argument("name")
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("-m", "--message", default="", help="What is new in it.")
+@click.option(
+    "--chunked/--whole",
+    default=None,
+    help="Store only what changed within files, or whole files. [default: as the version before]",
+)
 @click.option("--follow-links", is_flag=True, help="Save links to files as what they point at.")
 @output_option
-def put(name: str, folder: Path, message: str, follow_links: bool, output: str) -> None:
+def put(name: str, folder: Path, message: str, chunked: bool | None, follow_links: bool, output: str) -> None:
     """Save a folder, or one file, as the newest version of a name.
 
     What is stored already is not stored again; interrupted, it goes on where it was.
     """
     with services() as opened, Meter("saved") as meter:
-        made = opened.files.save(name, folder, message=message, follow_links=follow_links, tell=meter.tell)
+        made = opened.files.save(
+            name, folder, message=message, chunked=chunked, follow_links=follow_links, tell=meter.tell
+        )
     _show_version(made, output)
 
 
@@ -211,6 +218,7 @@ def _show_version(found: FilesVersion, output: str) -> None:
             ("holds", f"{found.file_count} file{'' if found.file_count == 1 else 's'}"),
             ("size", size(found.size_bytes)),
             ("added", f"{size(found.added_bytes)} of {size(found.size_bytes)}"),
+            ("in chunks", None if found.chunks is None else "yes"),
             ("by", found.by),
             ("step", found.step),
             ("message", found.message),

@@ -52,9 +52,11 @@ class RemoteProject:
 
     def _folders(self, files: FilesProtocol) -> Folders:
         from fourfold.adapters.blake3_digests import Blake3Digests
+        from fourfold.adapters.fastcdc_chunks import FastCdcChunks
         from fourfold.foundation.storage.folders.saving import Folders
 
-        return Folders(files, self._afar(cast(Services, self).storage, files), Blake3Digests())
+        way = self._afar(cast(Services, self).storage, files)
+        return Folders(files, way, Blake3Digests(), chunker=FastCdcChunks)
 
     @staticmethod
     def _afar(storage: StorageProtocol, files: FilesProtocol) -> Afar:

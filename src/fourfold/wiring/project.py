@@ -221,9 +221,12 @@ class Project:
     @part
     def files(self) -> Files:
         from fourfold.adapters.blake3_digests import Blake3Digests
+        from fourfold.adapters.fastcdc_chunks import FastCdcChunks
         from fourfold.foundation.storage.folders.service import Files
 
-        return Files(self.database, self.blobs, self.uploads, self.clock, Blake3Digests())
+        return Files(
+            self.database, self.blobs, self.uploads, self.clock, Blake3Digests(), chunker=FastCdcChunks
+        )
 
     @part
     def upkeep(self) -> Upkeep:

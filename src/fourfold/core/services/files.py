@@ -28,9 +28,11 @@ class Files(Protocol):
         name: str,
         *,
         manifest: Digest,
+        chunks: Digest | None = None,
         message: str = "",
     ) -> FilesVersion:
-        """Make a manifest the newest version of a name; its blobs and all that it lists must be stored.
+        """Make a manifest the newest version of a name; all that it lists must be stored, as whole blobs or,
+        as the list of `chunks` tells, in packs.
 
         `NotFound` lists in its fact `digests` some that are not: store them and commit again.
         """
@@ -105,11 +107,15 @@ class Files(Protocol):
         folder: Path,
         *,
         message: str = "",
+        chunked: bool | None = None,
         follow_links: bool = False,
         tell: Callable[[int, int], None] | None = None,
     ) -> FilesVersion:
-        """Save a folder, or one file, as the newest version of a name. `tell` hears how many bytes of how
-        many are done."""
+        """Save a folder, or one file, as the newest version of a name.
+
+        `chunked` stores only the chunks that the version before has not; unsaid, it is as the version before.
+        `tell` hears how many bytes of how many are done.
+        """
         ...
 
     def materialize(

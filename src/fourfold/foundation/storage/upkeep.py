@@ -30,8 +30,8 @@ MOST_TOLD = 1000
 UPLOAD_GRACE_S = 86_400.0
 """How long the pieces of an unfinished upload are kept."""
 
-_DIGEST = re.compile(rb"blake3:[0-9a-f]{64}")
-_LENGTH = len("blake3:") + 64
+_NAMED = re.compile(rb"(blake3|chunked):([0-9a-f]{64})")
+_LENGTH = len("chunked:") + 64
 
 
 class Upkeep:
@@ -61,7 +61,7 @@ class Upkeep:
         deadline = time.monotonic() + timeout_s
         now = self._clock.now()
         before = times.after(now, -grace_s)
-        with self._marked() as marks:
+        with self._marked() as (marks, _):
             sweep = _Sweep(marks, before, is_dry_run=is_dry_run, deadline=deadline)
             is_complete = sweep.blobs(self._blobs)
             pieces_bytes = sweep.uploads(self._uploads, times.after(now, -UPLOAD_GRACE_S))
@@ -108,10 +108,10 @@ class Upkeep:
     def missing(self, *, timeout_s: float = 600.0) -> tuple[BadBlob, ...]:
         del timeout_s  # tells a client how long to wait; stopping half-way would find what is not so
         absent: list[BlobEntry] = []
-        with self._marked(is_lenient=True) as marks:
+        with self._marked(is_lenient=True) as (marks, chunked):
             there = (entry.digest for entry in self._blobs.entries())
             for digest in _not_in(marks, there):
-                if not self._blobs.has(digest):  # not put meanwhile
+                if digest not in chunked and not self._blobs.has(digest):  # nor put meanwhile
                     absent.append(BlobEntry(digest, -1, Instant(0)))
                 if len(absent) == MOST_TOLD:
                     break
@@ -144,15 +144,15 @@ class Upkeep:
         )
 
     @contextmanager
-    def _marked(self, *, is_lenient: bool = False) -> Iterator[Marks]:
-        """The digests of all that is cited."""
+    def _marked(self, *, is_lenient: bool = False) -> Iterator[tuple[Marks, Marks]]:
+        """The digests of all that is cited, and of files that lie in chunks, which no blob holds whole."""
         with tempfile.TemporaryDirectory(dir=self._folder, prefix="marks-") as folder:
-            marks = Marks(Path(folder) / "cited")
-            for citation in self._cited(is_lenient=is_lenient):
+            marks, chunked = Marks(Path(folder) / "cited"), Marks(Path(folder) / "chunked")
+            for citation in self._cited(is_lenient=is_lenient, chunked=chunked):
                 marks.add(citation.digest)
-            yield marks
+            yield marks, chunked
 
-    def _cited(self, *, is_lenient: bool) -> Iterator[Citation]:
+    def _cited(self, *, is_lenient: bool, chunked: Marks | None = None) -> Iterator[Citation]:
         """What rows cite, and then what the manifests cite that rows cite.
 
         A manifest that cannot be read is passed over when `is_lenient`: nothing may be removed then.
@@ -166,8 +166,11 @@ class Upkeep:
                 yield citation
         for digest, by in sorted(manifests.items()):
             try:
-                for inner in _digests(self._blobs.open(digest)):
-                    yield Citation(inner, f"{by}, in its manifest")
+                for inner, is_blob in _digests(self._blobs.open(digest)):
+                    if is_blob:
+                        yield Citation(inner, f"{by}, in its manifest")
+                    elif chunked is not None:
+                        chunked.add(inner)
             except (Corrupted, NotFound) as error:
                 if not is_lenient:
                     raise type(error)(
@@ -247,13 +250,16 @@ def _pieces(stream: BinaryIO) -> Iterator[bytes]:
         yield from iter(lambda: stream.read(READ_BYTES), b"")
 
 
-def _digests(stream: BinaryIO) -> Iterator[Digest]:
-    """The digests in a text of any length; one that lies across two pieces is found in the second."""
+def _digests(stream: BinaryIO) -> Iterator[tuple[Digest, bool]]:
+    """The digests in a text of any length, and whether each is a blob's.
+
+    One that lies across two pieces is found in the second.
+    """
     rest = b""
     for piece in _pieces(stream):
         text = rest + piece
         end = 0
-        for found in _DIGEST.finditer(text):
-            yield Digest(found.group().decode())
+        for found in _NAMED.finditer(text):
+            yield Digest(f"blake3:{found[2].decode()}"), found[1] == b"blake3"
             end = found.end()
         rest = text[max(end, len(text) - _LENGTH + 1) :]

@@ -56,10 +56,16 @@ class Files:
         folder: str | PathLike[str],
         *,
         message: str = "",
+        chunked: bool | None = None,
         follow_links: bool = False,
         tell: Tell | None = None,
     ) -> FilesVersion:
         """Save a folder, or one file, as the newest version; the same files make no new one.
+
+        With `chunked` files are cut where their contents say, and only chunks that the version before has
+        not are stored: for large files of which little changes. It pays for datasets (for Parquet that was
+        written with `use_content_defined_chunking` above all), and not for the weights of successive
+        trainings, of which everything changes. Unsaid, it is as the version before.
 
         Links are refused, or with `follow_links` links to files are saved as what they point at. `tell` hears
         how many bytes of how many are done.
@@ -69,7 +75,12 @@ class Files:
                 f"cannot save into an older version: {self!r}", ways_on=[f"use files({self.name!r})"]
             )
         return self._service.save(
-            self.name, Path(folder), message=message, follow_links=follow_links, tell=tell
+            self.name,
+            Path(folder),
+            message=message,
+            chunked=chunked,
+            follow_links=follow_links,
+            tell=tell,
         )
 
     def materialize(self, folder: str | PathLike[str], *, tell: Tell | None = None) -> FilesVersion:

@@ -12,9 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fourfold.core import context
+from fourfold.core.chunks import Layout
 from fourfold.core.errors import NotFound, Refused, did_you_mean
 from fourfold.core.files import File, FilesVersion, Manifest, check_path, files_name, manifest_of
+from fourfold.core.ports.chunks import Chunker
 from fourfold.core.ports.digests import Digester
+from fourfold.foundation.storage.files import writing
+from fourfold.foundation.storage.folders.packing import Packed, Packer
 from fourfold.foundation.storage.folders.scanning import scan
 from fourfold.foundation.storage.folders.ways import Progress, Way, at_once
 
@@ -28,10 +32,11 @@ Tell = Callable[[int, int], None]
 class Folders:
     """What `Files` does with the caller's own files, over whatever way this process has to the blobs."""
 
-    def __init__(self, files: Files, way: Way, digests: Digester) -> None:
+    def __init__(self, files: Files, way: Way, digests: Digester, chunker: Callable[[], Chunker]) -> None:
         self._files = files
         self._way = way
         self._digests = digests
+        self._chunker = chunker
 
     def save(
         self,
@@ -39,6 +44,7 @@ class Folders:
         folder: Path,
         *,
         message: str = "",
+        chunked: bool | None = None,
         follow_links: bool = False,
         tell: Tell | None = None,
     ) -> FilesVersion:
@@ -46,20 +52,35 @@ class Folders:
         found = scan(folder, follow_links=follow_links)
         if not found:
             raise Refused(f"{folder} has no files in it", path=str(folder))
-        files_name(name)
+        known = self._known(files_name(name))
         for tries_left in reversed(range(TRIES)):
             progress = Progress(tell, sum(each.size_bytes for each in found))
-            digests = self._way.put_files([each.at for each in found], progress)
+            chunks = None
+            if chunked or (chunked is None and known is not None):
+                packer = Packer(self._way, self._digests, self._chunker(), known)
+                digests = [packer.add(each.at, progress) for each in found]
+                chunks = self._way.put(packer.layout().encoded())
+            else:
+                digests = self._way.put_files([each.at for each in found], progress)
             manifest = manifest_of(
                 File(each.path, digest, each.size_bytes, each.is_executable)
                 for each, digest in zip(found, digests, strict=True)
             )
             try:
-                return self._files.commit(name, manifest=self._way.put(manifest.encoded()), message=message)
+                listed = self._way.put(manifest.encoded())
+                return self._files.commit(name, manifest=listed, chunks=chunks, message=message)
             except NotFound as error:  # saving took longer than the grace of the garbage collection
                 if "digests" not in error.facts or not tries_left:
                     raise
         raise AssertionError("the last try returns or raises")
+
+    def _known(self, name: str) -> Layout | None:
+        """Where the chunks of the newest version lie, if it was saved in chunks."""
+        try:
+            newest = self._files.describe(name)
+        except NotFound:
+            return None
+        return None if newest.chunks is None else Layout.read(self._way.get(newest.chunks))
 
     def materialize(
         self,
@@ -72,6 +93,7 @@ class Folders:
     ) -> FilesVersion:
         """Put a version's files into a folder that is not there yet, or empty: all of them or none."""
         chosen, manifest = self._open(name, version=version, tag=tag)
+        packed = self._packed(chosen)
         progress = Progress(tell, manifest.size_bytes)
         with _new_folder(folder.absolute(), chosen, is_kept=self._way.is_far) as part:
 
@@ -81,6 +103,9 @@ class Folders:
                     progress.add(file.size_bytes)
                     return
                 place.parent.mkdir(parents=True, exist_ok=True)
+                if packed is not None and (pieces := packed.pieces(file.digest)) is not None:
+                    _write(place, pieces, executable=file.is_executable, progress=progress)
+                    return
                 self._way.fetch(
                     file.digest,
                     place,
@@ -108,13 +133,34 @@ class Folders:
                 ways_on=did_you_mean(path, [each.path for each in manifest.files], what="files"),
                 path=path,
             )
-        data = self._way.get(file.digest)
+        packed = self._packed(chosen)
+        pieces = None if packed is None else packed.pieces(file.digest)
+        data = self._way.get(file.digest) if pieces is None else b"".join(pieces)
         context.record_read(chosen.ref)
         return data
 
     def _open(self, name: str, *, version: int | None, tag: str | None) -> tuple[FilesVersion, Manifest]:
         chosen = self._files.describe(name, version=version, tag=tag)
         return chosen, Manifest.read(self._way.get(chosen.manifest))
+
+    def _packed(self, chosen: FilesVersion) -> Packed | None:
+        if chosen.chunks is None:
+            return None
+        return Packed(self._way, self._digests, Layout.read(self._way.get(chosen.chunks)))
+
+
+def _write(place: Path, pieces: Iterator[bytes], *, executable: bool, progress: Progress) -> None:
+    """Put verified pieces at a place: the whole of them or nothing."""
+    part = place.with_name(f".{place.name[:100]}.{secrets.token_hex(8)}")
+    try:
+        with writing(place), part.open("xb") as file:
+            for piece in pieces:
+                file.write(piece)
+                progress.add(len(piece))
+        part.chmod(0o555 if executable else 0o444)
+        part.replace(place)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from itertools import chain, islice
 from pathlib import Path
@@ -11,6 +11,7 @@ from pathlib import Path
 from fourfold.catalog.database import Catalog
 from fourfold.core import context
 from fourfold.core.catalog import principal
+from fourfold.core.chunks import Layout
 from fourfold.core.errors import NotFound, Refused
 from fourfold.core.files import (
     MOST_ASKED,
@@ -24,6 +25,7 @@ from fourfold.core.files import (
     files_name,
 )
 from fourfold.core.ports.blobs import BlobStore, Digest
+from fourfold.core.ports.chunks import Chunker
 from fourfold.core.ports.clock import Clock
 from fourfold.core.ports.digests import Digester
 from fourfold.foundation.storage.folders.saving import Folders, Tell
@@ -46,14 +48,20 @@ class Files:
     """
 
     def __init__(
-        self, catalog: Catalog, blobs: BlobStore, uploads: BlobStore, clock: Clock, digests: Digester
+        self,
+        catalog: Catalog,
+        blobs: BlobStore,
+        uploads: BlobStore,
+        clock: Clock,
+        digests: Digester,
+        chunker: Callable[[], Chunker],
     ) -> None:
         self._records = FileRecords(catalog)
         self._blobs = blobs
         self._uploads = uploads
         self._clock = clock
         self._digests = digests
-        self._folders = Folders(self, Beside(blobs), digests)
+        self._folders = Folders(self, Beside(blobs), digests, chunker)
         self._cuts = lru_cache(maxsize=64)(self._cut)
 
     # Versions
@@ -63,6 +71,7 @@ class Files:
         name: str,
         *,
         manifest: Digest,
+        chunks: Digest | None = None,
         message: str = "",
     ) -> FilesVersion:
         files_name(name)
@@ -71,31 +80,33 @@ class Files:
         key = context.write_key() or ""
         made = self._records.made_by(name, key)
         if made is None:
-            before = self._records.newest(name)
-            made = self._records.add(self._checked(name, manifest, before, message), key=key)
+            made = self._records.add(self._checked(name, manifest, chunks, message), key=key)
         context.record_write(made.ref)
         return made
 
-    def _checked(self, name: str, digest: Digest, before: FilesVersion | None, message: str) -> FilesVersion:
+    def _checked(self, name: str, digest: Digest, chunks: Digest | None, message: str) -> FilesVersion:
         """The version to be, once all that it cites is known to be stored and young."""
-        if not self._blobs.renew(digest):
-            raise _absent([digest])
-        manifest = Manifest.read(self._blobs.get(digest))
-        sizes = {file.digest: file.size_bytes for file in manifest.files}
-        absent = [each for each in sizes if not self._blobs.renew(each)]
-        if absent:
+        before = self._records.newest(name)
+        manifest = Manifest.read(self._renewed(digest))
+        layout = None if chunks is None else Layout.read(self._renewed(chunks))
+        packs: tuple[Digest, ...] = () if layout is None else layout.packs
+        whole = [f for f in manifest.files if layout is None or layout.spans(f.digest) is None]
+        cited = dict.fromkeys([*packs, *(file.digest for file in whole)])
+        if absent := [each for each in cited if not self._blobs.renew(each)]:
             raise _absent(absent)
+        sizes = {each: self._blobs.size(each) for each in cited}
         for file in manifest.files:
-            if self._blobs.size(file.digest) != file.size_bytes:
+            is_whole = layout is None or layout.spans(file.digest) is None
+            stored = sizes[file.digest] if is_whole or layout is None else layout.size_bytes(file.digest)
+            if stored != file.size_bytes:
                 raise Refused(
                     f"'{file.path}' has not the size that the manifest tells: it changed while it was saved",
                     ways_on=["save again when nobody writes to the folder"],
                     path=file.path,
                 )
         if before is not None:
-            known = Manifest.read(self._blobs.get(before.manifest))
-            for file in known.files:
-                sizes.pop(file.digest, None)
+            for known in self._cited_by(before):
+                sizes.pop(known, None)
         ambient = context.ambient()
         return FilesVersion(
             name=name,
@@ -105,10 +116,22 @@ class Files:
             file_count=len(manifest.files),
             size_bytes=manifest.size_bytes,
             added_bytes=sum(sizes.values()),
+            chunks=chunks,
             by=principal(),
             step=str(ambient.executing.ref) if ambient is not None else "",
             message=message,
         )
+
+    def _renewed(self, digest: Digest) -> bytes:
+        if not self._blobs.renew(digest):
+            raise _absent([digest])
+        return self._blobs.get(digest)
+
+    def _cited_by(self, version: FilesVersion) -> Iterator[Digest]:
+        """What a version has stored: whole files, and packs of chunks."""
+        yield from (file.digest for file in Manifest.read(self._blobs.get(version.manifest)).files)
+        if version.chunks is not None:
+            yield from Layout.read(self._blobs.get(version.chunks)).packs
 
     def describe(self, name: str, *, version: int | None = None, tag: str | None = None) -> FilesVersion:
         if version is not None and tag is not None:
@@ -198,10 +221,13 @@ class Files:
         folder: Path,
         *,
         message: str = "",
+        chunked: bool | None = None,
         follow_links: bool = False,
         tell: Tell | None = None,
     ) -> FilesVersion:
-        return self._folders.save(name, folder, message=message, follow_links=follow_links, tell=tell)
+        return self._folders.save(
+            name, folder, message=message, chunked=chunked, follow_links=follow_links, tell=tell
+        )
 
     def materialize(
         self,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Protocol, TypeVar
@@ -13,7 +14,7 @@ from fourfold.core.errors import Corrupted, NotFound, Refused
 from fourfold.core.files import MOST_ASKED, MOST_PIECES, PIECE_BYTES
 from fourfold.core.ports.blobs import BlobStore, Digest
 from fourfold.core.ports.digests import Digester
-from fourfold.foundation.storage.files import callers_file
+from fourfold.foundation.storage.files import callers_file, writing
 
 if TYPE_CHECKING:
     from fourfold.core.services.files import Files
@@ -117,7 +118,7 @@ class Afar:
     def put(self, data: bytes) -> Digest:
         digest = self._digests.of(data)
         if self._files.renew((digest,)):
-            self._storage.put_blob(data)
+            self._send(digest, len(data), lambda at: data[at : at + PIECE_BYTES], Progress(None, 0))
         return digest
 
     def get(self, digest: Digest) -> bytes:
@@ -147,7 +148,10 @@ class Afar:
             for path, digest in zip(batch, found, strict=True):
                 if digest in absent:
                     absent.discard(digest)
-                    self._send(path, digest, progress)
+                    with path.open("rb", buffering=0) as file:
+                        size_bytes = os.fstat(file.fileno()).st_size
+                        piece = partial(os.pread, file.fileno(), PIECE_BYTES)
+                        self._send(digest, size_bytes, piece, progress)
                 else:
                     progress.add(path.stat().st_size)
             digests += found
@@ -165,11 +169,12 @@ class Afar:
         self, digest: Digest, path: Path, *, size_bytes: int, executable: bool, progress: Progress
     ) -> None:
         part = path.with_name(f".{path.name[:100]}.{digest[7:23]}.part")
-        if size_bytes <= PIECE_BYTES:
-            part.write_bytes(self.get(digest))
-            progress.add(size_bytes)
-        else:
-            self._bring(digest, part, progress)
+        with writing(path):
+            if size_bytes <= PIECE_BYTES:
+                part.write_bytes(self.get(digest))
+                progress.add(size_bytes)
+            else:
+                self._bring(digest, part, progress)
         part.chmod(0o555 if executable else 0o444)
         part.replace(path)
 
@@ -201,50 +206,48 @@ class Afar:
                 return data
         raise _damaged(digest)
 
-    def _send(self, path: Path, digest: Digest, progress: Progress) -> None:
-        with path.open("rb", buffering=0) as file:
-            size_bytes = os.fstat(file.fileno()).st_size
-            if size_bytes <= PIECE_BYTES:
-                self._same(path, digest, self._storage.put_blob(file.read()))
-                progress.add(size_bytes)
+    def _send(
+        self, digest: Digest, size_bytes: int, piece_at: Callable[[int], bytes], progress: Progress
+    ) -> None:
+        """Send bytes that are not there, of which a piece can be read at any offset."""
+        if size_bytes <= PIECE_BYTES:
+            if self._storage.put_blob(piece_at(0)) != digest:
+                raise Refused(
+                    "a file changed while it was being sent",
+                    ways_on=["send it again when nobody writes to it"],
+                )
+            progress.add(size_bytes)
+            return
+        offsets = range(0, size_bytes, PIECE_BYTES)
+        if len(offsets) > MOST_PIECES:
+            raise Refused(
+                f"{size_bytes:,} bytes are too many to be sent", ways_on=["store them beside the project"]
+            )
+        pieces = list(at_once(lambda offset: self._digests.of(piece_at(offset)), offsets))
+        for tries_left in reversed(range(TRIES)):
+            self._send_absent(pieces, piece_at, progress)
+            try:
+                self._files.put_pieces(digest, tuple(pieces))
                 return
-            count = -(-size_bytes // PIECE_BYTES)
-            if count > MOST_PIECES:
-                raise Refused(f"{path} is too large to be sent", ways_on=["store it beside the project"])
+            except NotFound:  # somebody who sent the same piece was done with it
+                if not tries_left:
+                    raise
 
-            def piece(index: int) -> bytes:
-                return os.pread(file.fileno(), PIECE_BYTES, index * PIECE_BYTES)
-
-            pieces = list(at_once(lambda index: self._digests.of(piece(index)), range(count)))
-            for tries_left in reversed(range(TRIES)):
-                self._send_absent(pieces, piece, progress)
-                try:
-                    self._files.put_pieces(digest, tuple(pieces))
-                    return
-                except NotFound:  # somebody who sent the same piece was done with it
-                    if not tries_left:
-                        raise
-
-    def _send_absent(self, pieces: list[Digest], piece: Callable[[int], bytes], progress: Progress) -> None:
+    def _send_absent(
+        self, pieces: list[Digest], piece_at: Callable[[int], bytes], progress: Progress
+    ) -> None:
         absent: set[Digest] = set()
         for start in range(0, len(pieces), MOST_ASKED):
             absent |= set(self._files.renew_pieces(tuple(pieces[start : start + MOST_ASKED])))
 
         def send(index: int) -> None:
-            data = piece(index)
+            data = piece_at(index * PIECE_BYTES)
             if pieces[index] in absent:
                 self._files.put_piece(data)
             progress.add(len(data))
 
         for _ in at_once(send, range(len(pieces))):
             pass
-
-    @staticmethod
-    def _same(path: Path, expected: Digest, digest: Digest) -> None:
-        if digest != expected:
-            raise Refused(
-                f"{path} changed while it was being sent", ways_on=["send it again when nobody writes to it"]
-            )
 
 
 def at_once(work: Callable[[S], T], items: Iterable[S]) -> Iterator[T]:
