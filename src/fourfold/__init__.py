@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from fourfold.foundation.compute.counting import count_flops as count_flops
     from fourfold.foundation.storage.api import Table as Table
     from fourfold.foundation.storage.api import table as table
+    from fourfold.foundation.storage.datasets import expect as expect
     from fourfold.foundation.storage.folders.api import Files as Files
     from fourfold.foundation.storage.folders.api import files as files
     from fourfold.mlplatform.features import api as features
@@ -66,12 +67,18 @@ _ROOMS: dict[str, tuple[str, ...]] = {
 
 _HOMES = {name: room for room, names in _ROOMS.items() for name in names}
 
-__all__ = [*sorted(_HOMES), "features"]
+_MODULES = {
+    "expect": "fourfold.foundation.storage.datasets.expect",
+    "features": "fourfold.mlplatform.features.api",
+}
+"""Names under which a whole module is public."""
+
+__all__ = [*sorted(_HOMES), "expect", "features"]
 
 
 def __getattr__(name: str) -> object:
-    if name == "features":
-        value: object = importlib.import_module("fourfold.mlplatform.features.api")
+    if name in _MODULES:
+        value: object = importlib.import_module(_MODULES[name])
     elif name in _HOMES:
         value = getattr(importlib.import_module(_HOMES[name]), name)
     else:

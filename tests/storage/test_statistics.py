@@ -75,7 +75,7 @@ def test_merged_parts_say_what_the_whole_says(made: tuple[pa.Schema, list[pa.Rec
     merged = TableSketch(schema)
     for batch in batches:
         part = TableSketch.of([batch], schema)
-        assert merged.merge(TableSketch.load(part.dump(), schema))
+        assert merged.merge(TableSketch.load(part.dump()))
     told = merged.statistics("t", 0)
     assert told.digest == whole.digest
     for mine, its in zip(told.columns, whole.columns, strict=True):
@@ -113,8 +113,9 @@ def test_exact_figures_are_those_of_a_slow_count(made: tuple[pa.Schema, list[pa.
         elif column.name == "list" and values:
             assert column.lengths is not None
             assert column.lengths.mean == pytest.approx(sum(map(len, values)) / len(values))
-        if column.distinct is not None and column.name not in {"float", "narrow"}:
-            assert column.distinct.at_least <= len(set(values)) <= column.distinct.at_most
+        if column.distinct is not None:
+            different = {str(v + 0.0) if isinstance(v, float) else v for v in values}
+            assert column.distinct.at_least <= len(different) <= column.distinct.at_most
 
 
 def _ends(column: ColumnStatistics) -> tuple[float | None, float | None]:
@@ -263,7 +264,7 @@ def test_columns_of_another_kind_do_not_merge() -> None:
 
 def test_kept_bytes_that_are_damaged_are_not_used() -> None:
     with pytest.raises(Corrupted, match="kept statistics"):
-        TableSketch.load(b"what", pa.schema([]))
+        TableSketch.load(b"what")
 
 
 # Kept in the catalog
@@ -277,7 +278,7 @@ def tables() -> MemoryTables:
 @pytest.fixture
 def served(catalog: Catalog, tables: MemoryTables, clock: MovableClock) -> tuple[Storage, Datasets]:
     storage = Storage(catalog, MemoryBlobs(), tables, clock)
-    return storage, Datasets(catalog, storage, tables, clock)
+    return storage, Datasets(catalog, storage, MemoryBlobs(), clock)
 
 
 def test_a_version_is_counted_once_and_named(
@@ -297,11 +298,12 @@ def test_a_version_is_counted_once_and_named(
 def test_an_append_is_merged_with_the_version_before_without_reading_it(
     catalog: Catalog, tables: MemoryTables, clock: MovableClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    keeper = StatisticsKeeper(catalog, tables, clock)
+    keeper = StatisticsKeeper(catalog, lambda n, v: tables.scan(n, version=v), clock)
     wholes: list[TableStatistics] = []
     for version in range(KEPT_SKETCHES + 2):
         data = rows(version, version + 10)
-        keeper.written("t", tables.append("t", data), TableSketch.of(data.to_batches(), data.schema))
+        keep = keeper.appended if version else keeper.replaced
+        keep("t", tables.append("t", data).version, TableSketch.of(data.to_batches(), data.schema))
         scan = tables.scan("t", version=version)
         wholes.append(TableSketch.of(scan, scan.schema).statistics("t", version))
     monkeypatch.setattr(tables, "scan", None)
@@ -316,10 +318,10 @@ def test_an_append_is_merged_with_the_version_before_without_reading_it(
 def test_an_append_whose_base_was_not_counted_is_counted_when_asked(
     catalog: Catalog, tables: MemoryTables, clock: MovableClock
 ) -> None:
-    keeper = StatisticsKeeper(catalog, tables, clock)
+    keeper = StatisticsKeeper(catalog, lambda n, v: tables.scan(n, version=v), clock)
     tables.append("t", rows(1))
     data = rows(2)
-    keeper.written("t", tables.append("t", data), TableSketch.of(data.to_batches(), data.schema))
+    keeper.appended("t", tables.append("t", data).version, TableSketch.of(data.to_batches(), data.schema))
     assert keeper.of("t", 1).rows == 2
 
 

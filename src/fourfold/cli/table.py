@@ -10,6 +10,8 @@ import click
 from fourfold.cli.main import Verbs
 from fourfold.cli.opened import services
 from fourfold.cli.output import Column, note, output_option, pairs, show, show_one, size, when
+from fourfold.cli.rows import show_rows
+from fourfold.cli.table_checks import COMMANDS as CHECKS
 from fourfold.cli.table_stats import command as stats
 
 if TYPE_CHECKING:
@@ -21,7 +23,8 @@ def command() -> None:
     """Versioned tables."""
 
 
-command.add_command(stats)
+for each in (stats, *CHECKS):
+    command.add_command(each)
 
 
 @command.command("ls")
@@ -102,7 +105,7 @@ def head(name: str, rows: int, version: int | None, tag: str | None, columns: st
     chosen = tuple(c.strip() for c in columns.split(",") if c.strip()) or None
     with services() as opened:
         reader = opened.storage.scan(name, version=version, tag=tag, columns=chosen)
-        _show_rows(_first(reader, rows), output)
+        show_rows(_first(reader, rows), output)
 
 
 @command.command("tag")
@@ -155,7 +158,7 @@ def query(sql: str, limit: int, output: str) -> None:
         except duckdb.Error as error:
             raise Refused(f"the query cannot be answered: {str(error).splitlines()[0]}") from error
         table = _first(result, limit + 1)
-        _show_rows(table.slice(0, limit), output)
+        show_rows(table.slice(0, limit), output)
         if table.num_rows > limit:
             note(f"... and more; raise --limit above {limit} to see them")
 
@@ -170,24 +173,3 @@ def _first(reader: Any, count: int) -> pa.Table:
         if seen >= count:
             break
     return pa.Table.from_batches(batches, schema=reader.schema).slice(0, count)
-
-
-def _show_rows(table: pa.Table, output: str) -> None:
-    import pyarrow.types as types
-
-    rows = [{name: _plain(value) for name, value in row.items()} for row in table.to_pylist()]
-
-    def column(name: str, kind: Any) -> Column:
-        is_number = types.is_integer(kind) or types.is_floating(kind)
-        return Column(name, lambda row: "null" if row[name] is None else row[name], is_number=is_number)
-
-    show(rows, [column(field.name, field.type) for field in table.schema], output, nothing="no rows")
-
-
-def _plain(value: Any) -> Any:
-    """A value as JSON can hold it."""
-    if isinstance(value, bytes):
-        return value.hex()
-    if isinstance(value, float) and value != value:
-        return "NaN"
-    return value

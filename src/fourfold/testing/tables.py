@@ -278,7 +278,15 @@ class MemoryTables:
             draft = _Draft("branch", begun.schema, begun.files, begun.partition_by)
             return self._commit(address, None, draft, replace(mark, watermark=begun.watermark))
 
-    def publish(self, name: str, branch: str, *, mark: Mark = UNMARKED) -> Commit:
+    def publish(
+        self,
+        name: str,
+        branch: str,
+        *,
+        onto: int | None = None,
+        becoming: bool = False,
+        mark: Mark = UNMARKED,
+    ) -> Commit:
         self._need(Ability.branch, "branch")
         self._check_mark(mark)
         address = branching.branch_of(name, branch, "be published into")
@@ -286,6 +294,7 @@ class MemoryTables:
             if (first := self._first(name, mark.key)) is not None:
                 return first
             last, theirs = self._version(name, None), self._version(address, None)
+            branching.check_onto(name, last.commit.version, onto)
             met = self._branches[name][branch]
             ours = self._tables[name][met.table_version :]
             done = self._tables[address][met.branch_version :]
@@ -296,6 +305,7 @@ class MemoryTables:
                 of_branch=[version.commit for version in done[1:]],
                 is_level=met.is_level,
                 same_columns=ours[0].schema == last.schema and done[0].schema == theirs.schema,
+                becoming=becoming,
             )
             files = theirs.files
             if how is branching.Publish.add:  # what a compaction wrote together is no addition

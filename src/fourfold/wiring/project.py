@@ -238,7 +238,7 @@ class Project:
     def datasets(self) -> Datasets:
         from fourfold.foundation.storage.datasets.service import Datasets
 
-        return Datasets(self.database, self.storage, self.tables, self.clock)
+        return Datasets(self.database, self.storage, self.blobs, self.clock)
 
     @part
     def compute(self) -> Compute:

@@ -68,9 +68,11 @@ class Publish:
 
     operation = "publish"
 
-    def __init__(self, table: Log, branch: Log) -> None:
+    def __init__(self, table: Log, branch: Log, *, onto: int | None, becoming: bool) -> None:
         self._table = table
         self._branch = branch
+        self._onto = onto
+        self._becoming = becoming
         self._how = How.add
 
     @property
@@ -86,6 +88,7 @@ class Publish:
     def outcome(self, state: State | None) -> Outcome | None:
         if state is None:
             raise no_table(self._table.name)
+        branching.check_onto(self._table.name, state.version, self._onto)
         theirs = self._branch.there()
         id_, table_version, branch_version, is_level = self._met(state)
         of_branch = history.commits(self._branch, after=branch_version, upto=theirs.version)
@@ -97,6 +100,7 @@ class Publish:
             of_branch=of_branch,
             is_level=is_level,
             same_columns=old.schema == state.schema and begun.schema == theirs.schema,
+            becoming=self._becoming,
         )
         removed: list[DataFile] = []
         if how is How.become:

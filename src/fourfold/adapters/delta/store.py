@@ -180,10 +180,18 @@ class DeltaTables:
                 perform(begun, Fork(table, begun, version=version), self._staged(begun.name), mark)
             )
 
-    def publish(self, name: str, branch: str, *, mark: Mark = UNMARKED) -> Commit:
+    def publish(
+        self,
+        name: str,
+        branch: str,
+        *,
+        onto: int | None = None,
+        becoming: bool = False,
+        mark: Mark = UNMARKED,
+    ) -> Commit:
         table = self._table(name, "be published into")
         begun = self._log(branching.branch_of(name, branch, "be published into"))
-        return self._done(name, lambda _: Publish(table, begun), mark)
+        return self._done(name, lambda _: Publish(table, begun, onto=onto, becoming=becoming), mark)
 
     def branches(self, name: str) -> tuple[str, ...]:
         table = self._table(name, "have branches")

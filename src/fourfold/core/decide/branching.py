@@ -9,6 +9,9 @@ from fourfold.core.errors import Conflict, Refused
 from fourfold.core.ports.tables import Commit
 from fourfold.core.storage import MAIN, TableAddress, branch_name, table_address
 
+HIDDEN = "_audit/"
+"""How the names of branches begin on which writes are checked before they are seen; nobody is shown them."""
+
 _ADDING = frozenset({"append", "publish"})
 _STILL = frozenset({"compact"})
 """Operations that change no row."""
@@ -31,12 +34,13 @@ def publishing(
     of_branch: Sequence[Commit],
     is_level: bool,
     same_columns: bool,
+    becoming: bool = False,
 ) -> Publish:
     """How to publish, from what either side did since the branch began or was last published.
 
     `is_level`: the two held the same then (not after a publish that only added). `same_columns`: neither
-    changed its columns since. An upsert that added rows is more than adding: on the other side somebody
-    may have added the same key.
+    changed its columns since. `becoming`: adding is not enough. An upsert that added rows is more than
+    adding: on the other side somebody may have added the same key.
     """
     if not of_branch:
         raise Refused(
@@ -47,6 +51,14 @@ def publishing(
         )
     if is_level and all(commit.operation in _STILL for commit in of_table):
         return Publish.become
+    if becoming:
+        raise Conflict(
+            f"branch '{branch}' cannot be published: table '{name}' changed since, and its rows are looked "
+            "at together",
+            ways_on=[f"begin a branch at the table's newest version, and add the rows of '{branch}' there"],
+            table=name,
+            branch=branch,
+        )
     if same_columns and _only_adds(of_table) and _only_adds(of_branch):
         return Publish.add
     side, commits = (name, of_table) if not _only_adds(of_table) else (f"{name}@{branch}", of_branch)
@@ -60,6 +72,17 @@ def publishing(
         table=name,
         branch=branch,
     )
+
+
+def check_onto(name: str, newest: int, onto: int | None) -> None:
+    """Refuse to publish onto a table that is no longer at the version that was named."""
+    if onto is not None and newest != onto:
+        raise Conflict(
+            f"table '{name}' is at version {newest}, not at {onto} any more",
+            ways_on=["look at the table again, and publish onto what it is then"],
+            table=name,
+            version=newest,
+        )
 
 
 def branch_of(name: str, branch: str, what: str) -> str:

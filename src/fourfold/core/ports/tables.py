@@ -252,8 +252,19 @@ class TableStore(Protocol):
         """
         ...
 
-    def publish(self, name: str, branch: str, *, mark: Mark = UNMARKED) -> Commit:
+    def publish(
+        self,
+        name: str,
+        branch: str,
+        *,
+        onto: int | None = None,
+        becoming: bool = False,
+        mark: Mark = UNMARKED,
+    ) -> Commit:
         """Bring what was done on a branch into the table, as one version; the branch stays.
+
+        With `onto` only while this is the table's newest version, with `becoming` only where the table
+        becomes what the branch is, else `Conflict`: so what was found out before holds of what is made.
 
         When the table did not change since the branch began (or was last published, and became what it
         was), it becomes what the branch is. When both only added rows, it gets the branch's new ones. Else

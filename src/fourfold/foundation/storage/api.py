@@ -20,6 +20,7 @@ from fourfold.core.storage import (
 )
 from fourfold.core.times import Instant, duration_s
 from fourfold.foundation.storage import given
+from fourfold.foundation.storage.datasets.expect import expected
 from fourfold.foundation.storage.given import Plain, Types, When, Where
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     import duckdb
     import pyarrow as pa
 
+    from fourfold.core.expectations import Check, Expectation, Expected, Rejection
     from fourfold.core.services.storage import Storage
     from fourfold.core.statistics import TableStatistics
 
@@ -251,14 +253,46 @@ class Table:
         else:
             self._storage.drop_branch(*self._branch("drop"), why=why)
 
+    # What the table holds, and what is expected of it
+
     def stats(self) -> TableStatistics:
         """Each column's nulls, ends, distinct values, quantiles and histogram."""
-        pinned = self._pin["version"]
-        if self._pin["tag"] is not None:
-            pinned = self._storage.describe(self.name).tags.get(self._pin["tag"])
-        if pinned is None and (self._pin["at"] is not None or self._pin["tag"] is not None):
-            raise Refused(f"{self!r} names no version", ways_on=["name it by number: .version(3)"])
-        return context.services().datasets.statistics(self.name, version=pinned)
+        return context.services().datasets.statistics(self.name, **self._pin)
+
+    def expect(
+        self,
+        *expectations: Expectation,
+        on_failure: str = "refuse",
+        statistics: bool = True,
+        why: str = "",
+    ) -> None:
+        """Expect this of all rows that come from now on, in place of what was expected.
+
+        What is not as expected is refused before anything of it is seen; with `on_failure="quarantine"` the
+        rows that are wrong are set aside and the others written.
+
+            ff.table("flights").expect(ff.expect.not_null("id"), ff.expect.between("delay", -120, 2000))
+        """
+        self._check_not_pinned("expect anything of")
+        context.services().datasets.expect(
+            self.name, expected(*expectations, on_failure=on_failure, statistics=statistics), why=why
+        )
+
+    def expectations(self) -> Expected:
+        """What is expected of the table."""
+        return context.services().datasets.expectations(self.name)
+
+    def check(self) -> Check:
+        """All rows held against what is expected."""
+        return context.services().datasets.check(self.name, version=self._pin["version"])
+
+    def rejections(self, *, limit: int = 20) -> tuple[Rejection, ...]:
+        """Writes of which some rows were not as expected, newest first."""
+        return context.services().datasets.rejections(self.name, limit=limit)
+
+    def rejected(self, rejection: str) -> pa.Table:
+        """The rows that a rejection kept aside, each with what it does not meet in front."""
+        return context.services().datasets.rejected_rows(self.name, rejection)
 
     @property
     def _storage(self) -> Storage:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from fourfold.core.context import Ref
+from fourfold.core.decide.branching import HIDDEN
 from fourfold.core.ports.tables import TableStore
 from fourfold.core.storage import Branch, TableAddress, TableVersion
+from fourfold.foundation.storage.checks.gate import Gate
 from fourfold.foundation.storage.naming import Naming
 from fourfold.foundation.storage.tables import TableRecords
 from fourfold.foundation.storage.versions import Versions
@@ -13,11 +15,14 @@ from fourfold.foundation.storage.versions import Versions
 class Branches:
     """Begins and publishes branches, each with its lineage: what was made on one leads back to the table."""
 
-    def __init__(self, records: TableRecords, versions: Versions, naming: Naming, tables: TableStore) -> None:
+    def __init__(
+        self, records: TableRecords, versions: Versions, naming: Naming, tables: TableStore, gate: Gate
+    ) -> None:
         self._records = records
         self._versions = versions
         self._naming = naming
         self._tables = tables
+        self._gate = gate
 
     def fork(self, table: str, branch: str, version: int | None, why: str) -> TableVersion:
         mark, address = self._versions.mark(), str(TableAddress(table, branch))
@@ -31,7 +36,12 @@ class Branches:
     def publish(self, table: str, branch: str, why: str) -> TableVersion:
         mark, address = self._versions.mark(), str(TableAddress(table, branch))
         theirs = self._versions.snapshot(address).version
-        commit = self._tables.publish(table, branch, mark=mark)
+        commit = self._gate.publish(
+            table,
+            branch,
+            mark,
+            lambda becoming: self._tables.publish(table, branch, becoming=becoming, mark=mark),
+        )
         self._naming.follow(table, commit, self._records.names(address, theirs))
         made = self._versions.record(table, commit, {"branch": branch, "why": why})
         self._versions.connect(Ref("table", address, str(theirs)), made)
@@ -39,7 +49,8 @@ class Branches:
 
     def all(self, table: str) -> tuple[Branch, ...]:
         self._versions.snapshot(table)
-        return tuple(self._one(table, branch) for branch in self._tables.branches(table))
+        shown = (each for each in self._tables.branches(table) if not each.startswith(HIDDEN))
+        return tuple(self._one(table, branch) for branch in shown)
 
     def _one(self, table: str, branch: str) -> Branch:
         address = str(TableAddress(table, branch))

@@ -16,7 +16,7 @@ from fourfold.core.decide.renaming import Names
 from fourfold.core.errors import FourfoldError, NotFound, Refused
 from fourfold.core.ports.blobs import BlobStore, Digest
 from fourfold.core.ports.clock import Clock
-from fourfold.core.ports.tables import Difference, Rows, TableStore
+from fourfold.core.ports.tables import Commit, Difference, Rows, TableStore
 from fourfold.core.services.storage import RETENTION_S
 from fourfold.core.storage import (
     Branch,
@@ -32,6 +32,7 @@ from fourfold.core.storage import (
 from fourfold.core.times import Instant
 from fourfold.foundation.storage.branches import Branches
 from fourfold.foundation.storage.changes import compared
+from fourfold.foundation.storage.checks.gate import Gate
 from fourfold.foundation.storage.files import callers_file
 from fourfold.foundation.storage.naming import Naming
 from fourfold.foundation.storage.retiring import Retiring
@@ -56,7 +57,8 @@ class Storage:
         self._clock = clock
         self._versions = Versions(self._records, tables, clock)
         self._naming = Naming(self._records, self._versions, tables)
-        self._branches = Branches(self._records, self._versions, self._naming, tables)
+        self._gate = Gate(catalog, self._versions, self._naming, tables, blobs, clock)
+        self._branches = Branches(self._records, self._versions, self._naming, tables, self._gate)
         self._retiring = Retiring(self._records, self._versions, tables, clock)
 
     # Who may do what: every method asks one of these about the name that it was given.
@@ -85,10 +87,13 @@ class Storage:
     def append(self, name: str, data: Rows, *, partition_by: tuple[str, ...] = ()) -> TableVersion:
         address = self._to_append(name)
         mark, names = self._versions.mark(), self._naming.newest(address)
+
+        def write(at: str, rows: Rows) -> Commit:
+            fitted = self._naming.fitted(address, names, rows)
+            return self._tables.append(at, fitted, partition_by=names.store(partition_by), mark=mark)
+
         with self._told(address, names):
-            data = self._naming.fitted(address, names, data)
-            by = names.store(partition_by)
-            commit = self._tables.append(address, data, partition_by=by, mark=mark)
+            commit = self._gate.write("append", address, data, mark, write)
         return self._versions.record(address, commit)
 
     def overwrite(
@@ -101,22 +106,32 @@ class Storage:
     ) -> TableVersion:
         address = self._to_change(name)
         mark, names = self._versions.mark(), self._naming.newest(address)
-        with self._told(address, names):
+
+        def write(at: str, rows: Rows) -> Commit:
+            after = names
             if where:
-                data = self._naming.fitted(address, names, data)
+                rows = self._naming.fitted(address, names, rows)
             else:
-                names, data = self._naming.anew(address, names, data, mark.at)
-            part = None if where is None else {names.stored(column): value for column, value in where.items()}
-            by = names.store(partition_by)
-            commit = self._tables.overwrite(address, data, where=part, partition_by=by, mark=mark)
+                after, rows = self._naming.anew(address, names, rows, mark.at)
+            part = None if where is None else {after.stored(column): value for column, value in where.items()}
+            return self._tables.overwrite(
+                at, rows, where=part, partition_by=after.store(partition_by), mark=mark
+            )
+
+        with self._told(address, names):
+            commit = self._gate.write("overwrite" if where else "replace", address, data, mark, write)
         return self._versions.record(address, commit)
 
     def upsert(self, name: str, data: Rows, *, key: tuple[str, ...]) -> TableVersion:
         address = self._to_change(name)
         mark, names = self._versions.mark(), self._naming.newest(address)
+
+        def write(at: str, rows: Rows) -> Commit:
+            fitted = self._naming.fitted(address, names, rows)
+            return self._tables.upsert(at, fitted, key=names.store(key), mark=mark)
+
         with self._told(address, names):
-            data = self._naming.fitted(address, names, data)
-            commit = self._tables.upsert(address, data, key=names.store(key), mark=mark)
+            commit = self._gate.write("upsert", address, data, mark, write)
         return self._versions.record(address, commit)
 
     def delete(self, name: str, *, where: tuple[Condition, ...]) -> TableVersion:

@@ -121,6 +121,23 @@ class Branching:
         assert store.snapshot("t").version == 3
         assert numbers(store, name="t@replaced") == [9]
 
+    def test_a_branch_is_published_onto_the_version_that_was_named_or_not_at_all(
+        self, store: TableStore
+    ) -> None:
+        if not can(store, Ability.branch):
+            return
+        store.append("t", rows(1))
+        store.fork("t", "dev", version=0)
+        store.append("t@dev", rows(2))
+        store.append("t", rows(3))
+        with raising(Conflict, naming="version 1, not at 0"):
+            store.publish("t", "dev", onto=0)
+        with raising(Conflict, naming="looked at together"):
+            store.publish("t", "dev", becoming=True)
+        assert numbers(store) == [1, 3]
+        assert store.publish("t", "dev", onto=1).version == 2
+        assert numbers(store) == [1, 2, 3]
+
     def test_columns_that_changed_on_one_side_keep_added_rows_out(self, store: TableStore) -> None:
         if not can(store, Ability.branch, Ability.evolve):
             return

@@ -104,6 +104,35 @@ sa.Table(
     sa.Column("sketches", sa.LargeBinary),
     sa.Column("format", sa.Integer, nullable=False, server_default="1"),
 )
+sa.Table(
+    "storage_expected",
+    tables,
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("expected", sa.LargeBinary, nullable=False),
+    sa.Column("at_us", sa.BigInteger, nullable=False),
+    sa.Column("format", sa.Integer, nullable=False, server_default="1"),
+)
+sa.Table(
+    "storage_check",
+    tables,
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("version", sa.BigInteger, primary_key=True),
+    sa.Column("at_us", sa.BigInteger, nullable=False),
+    sa.Column("found", sa.LargeBinary, nullable=False),
+    sa.Column("format", sa.Integer, nullable=False, server_default="1"),
+)
+sa.Table(
+    "storage_rejection",
+    tables,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("at_us", sa.BigInteger, nullable=False),
+    sa.Column("is_quarantined", sa.Integer, nullable=False),
+    sa.Column("rejection", sa.LargeBinary, nullable=False),
+    sa.Column("rows_digest", sa.Text, nullable=False),
+    sa.Column("format", sa.Integer, nullable=False, server_default="1"),
+    sa.Index(None, "name", "at_us"),
+)
 
 sa.Table(
     "flow_telling",

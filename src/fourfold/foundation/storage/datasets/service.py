@@ -1,25 +1,124 @@
-"""The service of datasets: figures of tables."""
+"""The service of datasets: figures of tables, and what is expected of them."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import closing
+
+import pyarrow as pa
 
 from fourfold.catalog.database import Catalog
 from fourfold.core import context
 from fourfold.core.context import Ref
+from fourfold.core.decide.expectations import check_definitions
+from fourfold.core.errors import NotFound, Refused, did_you_mean
+from fourfold.core.expectations import Check, Expected, Rejection
+from fourfold.core.ports.blobs import BlobStore
 from fourfold.core.ports.clock import Clock
-from fourfold.core.ports.tables import TableStore
 from fourfold.core.services.storage import Storage
 from fourfold.core.statistics import TableStatistics
+from fourfold.core.storage import MAIN, table_address
+from fourfold.core.times import Instant
+from fourfold.foundation.storage.checks.examine import Would, examine, of_the_whole
+from fourfold.foundation.storage.checks.kept import Kept
+from fourfold.foundation.storage.checks.rows import RowRules, pieces
+from fourfold.foundation.storage.checks.tables import CheckRecords
 from fourfold.foundation.storage.statistics.keeper import StatisticsKeeper
+
+MOST_LISTED = 10_000
 
 
 class Datasets:
-    """Fulfils `core.services.datasets.Datasets` over a catalog, storage and its table store."""
+    """Fulfils `core.services.datasets.Datasets` over a catalog, storage and its blobs."""
 
-    def __init__(self, catalog: Catalog, storage: Storage, tables: TableStore, clock: Clock) -> None:
+    def __init__(self, catalog: Catalog, storage: Storage, blobs: BlobStore, clock: Clock) -> None:
+        self._records = CheckRecords(catalog)
+        self._kept = Kept(self._records, blobs)
         self._storage = storage
-        self._statistics = StatisticsKeeper(catalog, tables, clock)
+        self._clock = clock
+        self._statistics = StatisticsKeeper(catalog, lambda n, v: storage.scan(n, version=v), clock)
 
-    def statistics(self, name: str, *, version: int | None = None) -> TableStatistics:
-        pinned = self._storage.describe(name, version=version).version
-        context.record_read(Ref("table", name, str(pinned)))
-        return self._statistics.of(name, pinned)
+    # What a table holds
+
+    def statistics(
+        self, name: str, *, version: int | None = None, at: Instant | None = None, tag: str | None = None
+    ) -> TableStatistics:
+        info = self._storage.describe(name, version=version, at=at, tag=tag)
+        context.record_read(Ref("table", info.name, str(info.version)))
+        return self._statistics.of(info.name, info.version)
+
+    # What is expected of it
+
+    def expect(self, name: str, expected: Expected, *, why: str = "") -> None:
+        table = _table(name)
+        schema = self._schema(table, None)
+        check_definitions(table, expected, schema)
+        RowRules(table, expected.expectations, schema).close()  # its patterns and conditions can be asked
+        self._records.expect(self._clock.now(), table, expected, why)
+
+    def expectations(self, name: str) -> Expected:
+        table = self._storage.describe(_table(name)).name
+        return self._records.expected(table) or Expected()
+
+    def check(self, name: str, *, version: int | None = None) -> Check:
+        info = self._storage.describe(_table(name), version=version)
+        table, expected = info.name, self._records.expected(info.name) or Expected()
+        schema = self._schema(table, info.version)
+        check_definitions(table, expected, schema)
+
+        def read(columns: Sequence[str] | None) -> pa.RecordBatchReader:
+            wanted = None if columns is None else tuple(columns)
+            return self._storage.scan(table, version=info.version, columns=wanted)
+
+        with closing(RowRules(table, expected.expectations, schema)) as rules:
+            if rules.asked:
+                for piece in pieces(read(None)):
+                    rules.look(piece)
+            of_rows = rules.verdicts()
+        before = self._storage.describe(table, version=info.version - 1).rows if info.version else 0
+        would = Would(read, None, rows_before=before, rows_after=info.rows)
+        found = examine(of_the_whole(expected.expectations), would, self._clock.now())
+        return Check(table, info.version, info.rows, (*of_rows, *found.verdicts))
+
+    def checks(self, name: str, *, limit: int = 20) -> tuple[Check, ...]:
+        return self._records.checks(self._storage.describe(_table(name)).name, _bounded(limit))
+
+    def rejections(self, name: str, *, limit: int = 20) -> tuple[Rejection, ...]:
+        return self._records.rejections(self._storage.describe(_table(name)).name, _bounded(limit))
+
+    def rejected_rows(self, name: str, rejection: str) -> pa.Table:
+        table = _table(name)
+        found = self._records.rejected(table, rejection)
+        if found is None:
+            known = [each.id for each in self._records.rejections(table, MOST_LISTED)]
+            raise NotFound(
+                f"table '{table}' has no rejection '{rejection}'",
+                ways_on=did_you_mean(rejection, known, what="rejections"),
+                table=table,
+            )
+        _, digest = found
+        return pa.table({}) if digest is None else self._kept.rows(digest)
+
+    def discard(self, name: str, rejection: str, *, why: str = "") -> None:
+        self._records.discard(self._clock.now(), _table(name), rejection, why)
+
+    def _schema(self, table: str, version: int | None) -> pa.Schema:
+        return self._storage.scan(table, version=version, columns=None).schema
+
+
+def _table(name: str) -> str:
+    """The name if it is a table's; of a branch nothing is expected until it is published."""
+    address = table_address(name)
+    if address.branch != MAIN:
+        raise Refused(
+            f"'{name}' is a branch, and is held against what is expected of its table when it is published",
+            ways_on=[f"name the table: {address.table}"],
+            table=address.table,
+        )
+    return address.table
+
+
+def _bounded(limit: int) -> int:
+    if not 1 <= limit <= MOST_LISTED:
+        raise Refused(f"limit must be from 1 to {MOST_LISTED}, not {limit}")
+    return limit

@@ -63,7 +63,7 @@ def kind_of(type_: pa.DataType) -> Kind:
 
 
 _COUNTED = {Kind.integer, Kind.float, Kind.decimal, Kind.temporal}
-_WITH_FREQUENT = {Kind.integer, Kind.temporal, Kind.text}
+_WITH_FREQUENT = {Kind.integer, Kind.float, Kind.decimal, Kind.temporal, Kind.text}
 
 
 @dataclass(slots=True)
@@ -125,11 +125,9 @@ class ColumnSketch:
         if not len(values):
             return
         match facts.kind:
-            case Kind.integer | Kind.temporal:
+            case Kind.integer | Kind.temporal | Kind.float | Kind.decimal:
                 self._count_numbers(values)
                 self._count_frequent(values, None if _hardly_repeats(values) else values.value_counts())
-            case Kind.float | Kind.decimal:
-                self._count_numbers(values)
             case Kind.text | Kind.binary:
                 self._count_texts(values)
             case Kind.boolean:
@@ -354,6 +352,8 @@ def _outer(of: Any, one: Any, other: Any, key: Any = None) -> Any:
 
 
 def _shown(value: object) -> str:
+    if isinstance(value, float):
+        return str(value + 0.0)  # 0.0 for -0.0
     return value.isoformat() if isinstance(value, date | datetime) else str(value)
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import datasketches
 import msgspec
 import pyarrow as pa
+import pyarrow.ipc
 
 from fourfold.core import wire
 from fourfold.core.errors import Corrupted
@@ -26,6 +27,7 @@ LEAST_ROWS = 8_192
 @dataclass(frozen=True, slots=True)
 class _Kept:
     rows: int
+    schema: bytes
     columns: tuple[Stored, ...]
     format: int = FORMAT
 
@@ -89,18 +91,22 @@ class TableSketch:
     def dump(self) -> bytes:
         """The figures as bytes, for `load`."""
         self._count_waiting()
-        kept = _Kept(self._rows, tuple(column.dump() for column in self._columns))
+        schema = self._schema.serialize().to_pybytes()
+        kept = _Kept(self._rows, schema, tuple(column.dump() for column in self._columns))
         return zlib.compress(msgspec.msgpack.encode(kept), level=1)
 
     @classmethod
-    def load(cls, data: bytes, schema: pa.Schema) -> TableSketch:
-        """The figures from bytes; the schema is that of the version that they tell of."""
+    def load(cls, data: bytes) -> TableSketch:
+        """The figures from bytes."""
         try:
             kept = msgspec.msgpack.decode(zlib.decompress(data), type=_Kept)
             sketch = cls(pa.schema([]))
-            sketch._rows, sketch._schema = kept.rows, schema
-            sketch._columns = [ColumnSketch(c.name, schema.field(c.name).type, c) for c in kept.columns]
-        except (zlib.error, msgspec.DecodeError, KeyError, ValueError, RuntimeError) as error:
+            sketch._rows, sketch._schema = kept.rows, pa.ipc.read_schema(pa.py_buffer(kept.schema))
+            sketch._columns = [
+                ColumnSketch(field.name, field.type, stored)
+                for field, stored in zip(sketch._schema, kept.columns, strict=True)
+            ]
+        except (zlib.error, msgspec.DecodeError, pa.ArrowException, ValueError, RuntimeError) as error:
             raise Corrupted(f"kept statistics cannot be read: {error}") from error
         return sketch
 

@@ -1,0 +1,1 @@
+"""What is expected of tables, asked of data before they are seen."""

@@ -1,0 +1,105 @@
+"""Rows that were not as expected, kept aside: as Parquet under a digest, with what was wrong in front."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from fourfold.catalog.ids import new_id
+from fourfold.core.errors import Refused
+from fourfold.core.expectations import Rejection, Verdict
+from fourfold.core.ports.blobs import BlobStore
+from fourfold.core.ports.tables import Mark
+from fourfold.core.storage import Digest
+from fourfold.foundation.storage.checks.tables import CheckRecords
+
+MOST_REFUSED = 1_000
+"""Rows kept of a write that was refused."""
+MOST_SET_ASIDE = 100_000
+"""Rows that one write may set aside. More, or larger ones, are a defect of the data, and refused."""
+MOST_BYTES = 64 * 2**20
+
+
+class Aside:
+    """The bad rows of one write, up to a bound."""
+
+    def __init__(self, table: str, *, keeps_all: bool) -> None:
+        self._table = table
+        self._keeps_all = keeps_all
+        self._tables: list[pa.Table] = []
+        self._rows = 0
+        self._bytes = 0
+
+    def room(self) -> int:
+        """How many more rows to hand over."""
+        if self._keeps_all:
+            return MOST_SET_ASIDE + 1 - self._rows
+        return 0 if self._bytes >= MOST_BYTES else MOST_REFUSED - self._rows
+
+    def add(self, rows: pa.Table) -> None:
+        self._tables.append(rows.combine_chunks())
+        self._rows += rows.num_rows
+        self._bytes += rows.nbytes
+        if self._keeps_all and (self._rows > MOST_SET_ASIDE or self._bytes > MOST_BYTES):
+            raise Refused(
+                f"table '{self._table}': more than {MOST_SET_ASIDE:,} rows, or 64 MiB of them, are not as "
+                "expected: too many to be set aside; nothing was written",
+                ways_on=["look at what is expected: fourfold table expectations " + self._table],
+                table=self._table,
+            )
+
+    @property
+    def rows(self) -> pa.Table | None:
+        return pa.concat_tables(self._tables, promote_options="permissive") if self._tables else None
+
+
+class Kept:
+    """Keeps such rows, and word of them in the catalog."""
+
+    def __init__(self, records: CheckRecords, blobs: BlobStore) -> None:
+        self._records = records
+        self._blobs = blobs
+
+    def put(
+        self,
+        table: str,
+        operation: str,
+        mark: Mark,
+        *,
+        rows: pa.Table | None,
+        count: int,
+        verdicts: Sequence[Verdict],
+        is_quarantined: bool,
+    ) -> Rejection:
+        """Keep rows before anything is said of them."""
+        rejection = Rejection(
+            id=new_id("rejection"),
+            table=table,
+            at=mark.at,
+            by=mark.by,
+            operation=operation,
+            is_quarantined=is_quarantined,
+            rows=count,
+            kept_rows=0 if rows is None else rows.num_rows,
+            verdicts=tuple(verdict for verdict in verdicts if not verdict.passed),
+            step=mark.step,
+        )
+        self._records.put_rejection(rejection, None if rows is None else self._stored(rows))
+        return rejection
+
+    def written(self, rejection: Rejection, version: int) -> None:
+        """Note which version holds the other rows."""
+        self._records.note_version(replace(rejection, version=version))
+
+    def rows(self, digest: Digest) -> pa.Table:
+        """The rows again."""
+        return pq.read_table(io.BytesIO(self._blobs.get(digest)))
+
+    def _stored(self, rows: pa.Table) -> Digest:
+        sink = io.BytesIO()
+        pq.write_table(rows, sink, compression="zstd")
+        return self._blobs.put(sink.getvalue())
