@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -150,6 +152,52 @@ def test_an_upload_that_broke_off_sends_what_is_lacking(server: Server, folder: 
     server.files.calls.clear()
     assert server.images().save(folder).version == 0
     assert server.sent("put_piece") == 8 - arrived
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from fourfold.foundation.storage.folders import ways
+from fourfold.wiring import RemoteProject
+
+url, token, verb, folder = sys.argv[1:]
+ways.PIECE_BYTES, ways.AT_ONCE = 10_000, 1
+files = RemoteProject(url, token).files
+told = []
+
+def tell(done, total):
+    told.append(done)
+    if len(told) == 4:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+if verb == "save":
+    files.save("images", Path(folder), tell=tell)
+else:
+    files.materialize("images", Path(folder), tell=tell)
+"""
+
+
+@pytest.mark.slow
+def test_a_client_that_was_killed_goes_on_where_it_was(
+    server: Server, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ways, "AT_ONCE", 1)
+
+    def killed(verb: str, where: Path) -> int:
+        line = [sys.executable, "-c", KILLED, server.url, OWNER, verb, str(where)]
+        return subprocess.run(line, timeout=60, check=False).returncode
+
+    assert killed("save", folder) == -9
+    assert server.project.files.list_files() == ()
+    server.files.calls.clear()
+    assert server.images().save(folder).version == 0
+    assert 0 < server.sent("put_piece") < 8
+    assert killed("materialize", tmp_path / "out") == -9
+    assert not (tmp_path / "out").exists()
+    server.files.calls.clear()
+    server.images().materialize(tmp_path / "out")
+    assert 0 < server.sent("part") < 8
+    assert found(tmp_path / "out") == TREE
 
 
 def test_a_download_that_broke_off_fetches_what_is_lacking(

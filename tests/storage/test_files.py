@@ -150,9 +150,10 @@ def test_a_manifest_that_is_not_sound_is_refused() -> None:
 
 @given(trees)
 @settings(max_examples=12)
-def test_what_was_saved_comes_back(tree: Tree) -> None:
+def test_what_was_saved_comes_back(empty_sqlite: Path, tree: Tree) -> None:
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
+        shutil.copyfile(empty_sqlite, home / "catalog.db")
         catalog = Catalog.open(f"sqlite:///{home}/catalog.db")
         try:
             images = Handle("images", service=make(catalog, home))
@@ -389,6 +390,28 @@ def test_a_save_that_took_longer_than_the_grace_stores_again_what_was_swept(
     assert len(calls) == 2
     images.materialize(tmp_path / "out")
     assert found(tmp_path / "out") == FIRST
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_materialisation_cut_at_any_step_leaves_all_files_or_no_folder(
+    images: Handle, files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunked: bool
+) -> None:
+    monkeypatch.setattr("fourfold.foundation.storage.folders.ways.AT_ONCE", 1)
+    images.save(written(tmp_path / "in", FIRST), chunked=chunked)
+    disk = Disk(monkeypatch)
+    with disk.killed_at(1000):
+        images.materialize(tmp_path / "counted")
+    steps = disk.steps
+    assert 8 < steps < 60
+    for fault in (disk.killed_at, disk.full_at):
+        for step in range(steps):
+            out = tmp_path / f"{fault.__name__} {step}"
+            with suppress(OutOfSpace, OSError), fault(step):
+                images.materialize(out)
+            assert not out.exists() or found(out) == FIRST
+            if not out.exists():
+                images.materialize(out)
+                assert found(out) == FIRST
 
 
 @pytest.mark.slow

@@ -69,6 +69,7 @@ def project(tmp_path: Path, sqlite_catalog: Catalog) -> Project:
 # What is cited
 
 
+@pytest.mark.slow
 def test_every_column_that_can_hold_a_digest_is_looked_at(catalog: Catalog) -> None:
     """A row in every table that any room has, with a digest in each column of text or bytes."""
     import_all_tables()

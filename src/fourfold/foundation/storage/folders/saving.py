@@ -104,7 +104,7 @@ class Folders:
                     return
                 place.parent.mkdir(parents=True, exist_ok=True)
                 if packed is not None and (pieces := packed.pieces(file.digest)) is not None:
-                    _write(place, pieces, executable=file.is_executable, progress=progress)
+                    _write(place, file, pieces, progress)
                     return
                 self._way.fetch(
                     file.digest,
@@ -149,18 +149,17 @@ class Folders:
         return Packed(self._way, self._digests, Layout.read(self._way.get(chosen.chunks)))
 
 
-def _write(place: Path, pieces: Iterator[bytes], *, executable: bool, progress: Progress) -> None:
-    """Put verified pieces at a place: the whole of them or nothing."""
-    part = place.with_name(f".{place.name[:100]}.{secrets.token_hex(8)}")
-    try:
-        with writing(place), part.open("xb") as file:
+def _write(place: Path, file: File, pieces: Iterator[bytes], progress: Progress) -> None:
+    """Put a file's verified pieces at a place: the whole of them or nothing."""
+    part = place.with_name(f".{place.name[:100]}.{file.digest[7:23]}.part")
+    part.unlink(missing_ok=True)  # of one that died
+    with writing(place):
+        with part.open("wb") as target:
             for piece in pieces:
-                file.write(piece)
+                target.write(piece)
                 progress.add(len(piece))
-        part.chmod(0o555 if executable else 0o444)
+        part.chmod(0o555 if file.is_executable else 0o444)
         part.replace(place)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -182,6 +181,9 @@ def _new_folder(folder: Path, version: FilesVersion, *, is_kept: bool) -> Iterat
             is_kept = False
             part = part.with_name(f"{part.name}.{secrets.token_hex(4)}")
             part.mkdir()
+        if not is_kept:  # what one that died beside the store has left is sooner made anew
+            for left in part.iterdir():
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
         try:
             yield part
             _refuse_full(folder)

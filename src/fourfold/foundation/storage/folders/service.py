@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from itertools import chain, islice
 from pathlib import Path
@@ -17,6 +17,7 @@ from fourfold.core.files import (
     MOST_ASKED,
     MOST_PIECES,
     PIECE_BYTES,
+    File,
     FilesInfo,
     FilesVersion,
     Manifest,
@@ -30,7 +31,7 @@ from fourfold.core.ports.clock import Clock
 from fourfold.core.ports.digests import Digester
 from fourfold.foundation.storage.folders.saving import Folders, Tell
 from fourfold.foundation.storage.folders.tables import FileRecords
-from fourfold.foundation.storage.folders.ways import Beside
+from fourfold.foundation.storage.folders.ways import Beside, at_once
 
 MOST_HISTORY = 100_000
 MOST_MESSAGE = 10_000
@@ -85,28 +86,31 @@ class Files:
         return made
 
     def _checked(self, name: str, digest: Digest, chunks: Digest | None, message: str) -> FilesVersion:
-        """The version to be, once all that it cites is known to be stored and young."""
+        """The version to be, once all that it cites is known to be stored and young.
+
+        Files that the version before has whole are not asked for again: its row keeps them.
+        """
         before = self._records.newest(name)
+        kept, kept_packs = ({}, ()) if before is None else self._stored(before)
         manifest = Manifest.read(self._renewed(digest))
         layout = None if chunks is None else Layout.read(self._renewed(chunks))
         packs: tuple[Digest, ...] = () if layout is None else layout.packs
-        whole = [f for f in manifest.files if layout is None or layout.spans(f.digest) is None]
-        cited = dict.fromkeys([*packs, *(file.digest for file in whole)])
-        if absent := [each for each in cited if not self._blobs.renew(each)]:
+        whole = {file.digest for file in manifest.files if not _is_packed(file, layout)}
+        asked = [*packs, *sorted(whole - set(kept))]
+        if absent := _not_renewed(self._blobs, asked):
             raise _absent(absent)
-        sizes = {each: self._blobs.size(each) for each in cited}
+        sizes = dict(zip(asked, at_once(self._blobs.size, asked), strict=True))
         for file in manifest.files:
-            is_whole = layout is None or layout.spans(file.digest) is None
-            stored = sizes[file.digest] if is_whole or layout is None else layout.size_bytes(file.digest)
+            if layout is not None and _is_packed(file, layout):
+                stored = layout.size_bytes(file.digest)
+            else:
+                stored = sizes[file.digest] if file.digest in sizes else kept[file.digest]
             if stored != file.size_bytes:
                 raise Refused(
                     f"'{file.path}' has not the size that the manifest tells: it changed while it was saved",
                     ways_on=["save again when nobody writes to the folder"],
                     path=file.path,
                 )
-        if before is not None:
-            for known in self._cited_by(before):
-                sizes.pop(known, None)
         ambient = context.ambient()
         return FilesVersion(
             name=name,
@@ -115,7 +119,7 @@ class Files:
             manifest=digest,
             file_count=len(manifest.files),
             size_bytes=manifest.size_bytes,
-            added_bytes=sum(sizes.values()),
+            added_bytes=sum(size for each, size in sizes.items() if each not in kept_packs),
             chunks=chunks,
             by=principal(),
             step=str(ambient.executing.ref) if ambient is not None else "",
@@ -127,11 +131,12 @@ class Files:
             raise _absent([digest])
         return self._blobs.get(digest)
 
-    def _cited_by(self, version: FilesVersion) -> Iterator[Digest]:
-        """What a version has stored: whole files, and packs of chunks."""
-        yield from (file.digest for file in Manifest.read(self._blobs.get(version.manifest)).files)
-        if version.chunks is not None:
-            yield from Layout.read(self._blobs.get(version.chunks)).packs
+    def _stored(self, version: FilesVersion) -> tuple[dict[Digest, int], tuple[Digest, ...]]:
+        """What a version has stored: whole files with their sizes, and packs of chunks."""
+        layout = None if version.chunks is None else Layout.read(self._blobs.get(version.chunks))
+        manifest = Manifest.read(self._blobs.get(version.manifest))
+        whole = {file.digest: file.size_bytes for file in manifest.files if not _is_packed(file, layout)}
+        return whole, () if layout is None else layout.packs
 
     def describe(self, name: str, *, version: int | None = None, tag: str | None = None) -> FilesVersion:
         if version is not None and tag is not None:
@@ -168,10 +173,10 @@ class Files:
         return known
 
     def renew(self, digests: tuple[Digest, ...]) -> tuple[Digest, ...]:
-        return _not_renewed(self._blobs, digests)
+        return tuple(_not_renewed(self._blobs, _asked(digests)))
 
     def renew_pieces(self, digests: tuple[Digest, ...]) -> tuple[Digest, ...]:
-        return _not_renewed(self._uploads, digests)
+        return tuple(_not_renewed(self._uploads, _asked(digests)))
 
     def put_piece(self, data: bytes | Iterable[bytes]) -> Digest:
         data = data if isinstance(data, bytes) else b"".join(islice(data, MOST_PARTS))
@@ -186,7 +191,7 @@ class Files:
         if self._blobs.renew(digest):
             return
         if absent := _not_renewed(self._uploads, pieces):
-            raise _absent(list(absent))
+            raise _absent(absent)
         made = self._blobs.put(chain.from_iterable(_read(self._uploads, piece) for piece in pieces))
         if made != digest:
             raise Refused(
@@ -252,10 +257,20 @@ def _read(blobs: BlobStore, digest: Digest) -> Iterator[bytes]:
         yield from iter(lambda: stream.read(PIECE_BYTES), b"")
 
 
-def _not_renewed(blobs: BlobStore, digests: tuple[Digest, ...]) -> tuple[Digest, ...]:
-    if len(digests) > MOST_PIECES:
+def _is_packed(file: File, layout: Layout | None) -> bool:
+    return layout is not None and layout.spans(file.digest) is not None
+
+
+def _not_renewed(blobs: BlobStore, digests: Sequence[Digest]) -> list[Digest]:
+    """Which of these are not there; the others are renewed, several at once."""
+    each = list(dict.fromkeys(digests))
+    return [digest for digest, is_there in zip(each, at_once(blobs.renew, each), strict=True) if not is_there]
+
+
+def _asked(digests: tuple[Digest, ...]) -> tuple[Digest, ...]:
+    if len(digests) > MOST_ASKED:
         raise Refused(f"ask for at most {MOST_ASKED:,} digests at once, not {len(digests):,}")
-    return tuple(digest for digest in dict.fromkeys(digests) if not blobs.renew(digest))
+    return digests
 
 
 def _absent(digests: list[Digest]) -> NotFound:

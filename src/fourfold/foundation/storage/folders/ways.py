@@ -169,6 +169,8 @@ class Afar:
         self, digest: Digest, path: Path, *, size_bytes: int, executable: bool, progress: Progress
     ) -> None:
         part = path.with_name(f".{path.name[:100]}.{digest[7:23]}.part")
+        if part.exists():
+            part.chmod(0o600)  # read-only where a client died just before the end
         with writing(path):
             if size_bytes <= PIECE_BYTES:
                 part.write_bytes(self.get(digest))
