@@ -100,3 +100,19 @@ def test_delta_and_memory_overwrite_the_same_partition(batches: list[list[dict[s
             newest = store.snapshot("t")
             told.append([*said, newest.rows, *answer(store, newest.version, ())])
         assert told[0] == told[1]
+
+
+@example([[{"n": 0, "x": -0.0, "word": None, "at": None, "day": None}]], (), (("x", "in", (0.0,)),))
+@given(written, st.sampled_from([(), ("day",)]), conditions())
+def test_delta_and_memory_delete_the_same_rows(
+    batches: list[list[dict[str, Any]]], partition_by: tuple[str, ...], where: tuple[Condition, ...]
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        stores: list[TableStore] = [DeltaTables(Path(folder)), MemoryTables()]
+        told: list[list[object]] = []
+        for store in stores:
+            for batch in batches:
+                store.append("t", pa.Table.from_pylist(batch, schema=SCHEMA), partition_by=partition_by)
+            commit = store.delete("t", where=where)
+            told.append([commit.rows, commit.rows_removed, *answer(store, commit.version, ())])
+        assert told[0] == told[1]

@@ -14,6 +14,8 @@ from functools import cached_property
 from typing import Any
 from urllib.parse import unquote
 
+import msgspec
+
 from fourfold.core.ports.tables import Commit
 from fourfold.core.times import Instant
 
@@ -185,7 +187,10 @@ def parsed(version: int, data: bytes, folder: str = "") -> Entry:
 
     `folder` is where the log lies, seen from the table's folder: a branch's log lies deeper.
     """
-    actions = [json.loads(line) for line in data.split(b"\n") if line.strip()]
+    try:
+        actions = [msgspec.json.decode(line) for line in data.split(b"\n") if line.strip()]
+    except msgspec.DecodeError as error:
+        raise ValueError("an entry of the log is torn") from error
     if not actions:
         raise ValueError("an entry of the log is empty")
     info: Json = {}

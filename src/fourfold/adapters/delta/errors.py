@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import pyarrow as pa
 
-from fourfold.core.errors import Corrupted, FourfoldError, NotFound, OutOfSpace, Unavailable
+from fourfold.core.errors import Conflict, Corrupted, FourfoldError, NotFound, OutOfSpace, Unavailable
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -62,7 +62,13 @@ def readable(name: str, version: int) -> Iterator[None]:
         ) from error
 
 
+def dropped(name: str) -> Conflict:
+    return Conflict(f"table '{name}' was dropped while it was written to", ways_on=["try again"], table=name)
+
+
 def _written(error: OSError, name: str) -> FourfoldError:
+    if isinstance(error, FileNotFoundError):
+        return dropped(name)  # its folder is gone
     if error.errno in _FULL:
         return OutOfSpace(
             f"the disk that holds table '{name}' is full; the table is as it was",

@@ -32,7 +32,8 @@ MOST_PARTITIONS = 10_000
 """Partitions that one write may touch: each is a file of its own."""
 FILE_BYTES = 128 * 2**20
 """A file that has reached this size is closed, and the next begun."""
-ROW_GROUP_ROWS = 1 << 20
+ROW_GROUP_ROWS = 1 << 17
+"""Rows that are read together at least: a filter that skips by ranges skips so many at once."""
 HELD_BYTES = 256 * 2**20
 """Rows of a stream that wait in memory, before they are compressed."""
 OPEN_FILES = 16

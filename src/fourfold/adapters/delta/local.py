@@ -69,13 +69,14 @@ class LocalPlace:
 
     def get(self, path: str) -> bytes | None:
         try:
-            return (self._root / path).read_bytes()
+            with open(f"{self._root}/{path}", "rb", buffering=0) as file:
+                return file.read()
         except (FileNotFoundError, NotADirectoryError):
             return None
 
     def tag(self, path: str) -> str | None:
         try:
-            status = os.stat(self._root / path)
+            status = os.stat(f"{self._root}/{path}")
         except (FileNotFoundError, NotADirectoryError):
             return None
         return f"{status.st_ino}-{status.st_mtime_ns}-{status.st_size}"
@@ -151,7 +152,7 @@ class LocalPlace:
             return []
 
     def missing(self, paths: Sequence[str]) -> list[str]:
-        return [path for path in paths if not (self._root / path).exists()]
+        return [path for path in paths if not os.path.exists(f"{self._root}/{path}")]
 
     def delete(self, paths: Iterable[str]) -> None:
         for path in paths:

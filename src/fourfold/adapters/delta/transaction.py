@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from fourfold.adapters.delta import history
 from fourfold.adapters.delta.actions import DataFile, Json, Own
-from fourfold.adapters.delta.errors import no_table, writable
+from fourfold.adapters.delta.errors import dropped, no_table, writable
 from fourfold.adapters.delta.files import Staged
 from fourfold.adapters.delta.log import CHECKPOINT_EVERY, InDoubt, Log
 from fourfold.adapters.delta.metadata import Metadata, check_readable, check_writable
@@ -96,7 +96,7 @@ def perform(log: Log, change: Change, staged: Staged, mark: Mark) -> Commit | No
                 if (outcome := change.outcome(now)) is None:
                     continue
                 if _is_another(state, now) and staged.missing():
-                    raise _dropped(log.name)
+                    raise dropped(log.name)
                 own = _own(now, change, outcome, mark)
                 lines = _lines(log, now, outcome, own, mark)
                 is_in_doubt = True
@@ -152,10 +152,6 @@ def _is_another(state: State | None, now: State | None) -> bool:
     if state is None or now is None:
         return True
     return bool(state.metadata.action["id"] != now.metadata.action["id"])
-
-
-def _dropped(name: str) -> Conflict:
-    return Conflict(f"table '{name}' was dropped while it was written to", ways_on=["try again"], table=name)
 
 
 def _check(log: Log, change: Change, state: State | None) -> None:
