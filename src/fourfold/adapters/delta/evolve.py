@@ -20,7 +20,7 @@ class Evolve:
     one type for a column, in all of a version's files."""
 
     operation = "evolve"
-    only_adds = False
+    only_adds = True
 
     def __init__(self, name: str, staged: Staged, change: Evolution) -> None:
         self._name = name

@@ -26,7 +26,7 @@ from fourfold.adapters.delta.errors import writable
 from fourfold.adapters.delta.partitions import partition_text
 from fourfold.adapters.delta.place import Place
 from fourfold.adapters.delta.statistics import Tally, has_nan
-from fourfold.core.errors import Refused
+from fourfold.core.errors import FourfoldError, Refused
 
 MOST_PARTITIONS = 10_000
 """Partitions that one write may touch: each is a file of its own."""
@@ -82,7 +82,8 @@ class Staged:
         self._remove(self._paths.intersection(file.path for file in files))
 
     def _remove(self, gone: set[str]) -> None:
-        self.place.delete([f"{self.table}/{path}" for path in sorted(gone)])
+        with suppress(OSError, FourfoldError):  # else a vacuum finds them
+            self.place.delete([f"{self.table}/{path}" for path in sorted(gone)])
         self._paths -= gone
         self._unsettled -= gone
 

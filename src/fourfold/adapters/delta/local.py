@@ -74,6 +74,9 @@ class LocalPlace:
         except (FileNotFoundError, NotADirectoryError):
             return None
 
+    def get_many(self, paths: Sequence[str]) -> list[bytes | None]:
+        return [self.get(path) for path in paths]
+
     def tag(self, path: str) -> str | None:
         try:
             status = os.stat(f"{self._root}/{path}")

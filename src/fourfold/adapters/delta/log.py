@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 
@@ -21,13 +21,15 @@ from fourfold.adapters.delta.actions import DataFile, Entry, Json, parsed, text
 from fourfold.adapters.delta.errors import no_table, no_version, writable
 from fourfold.adapters.delta.place import Place, StoredFile
 from fourfold.adapters.delta.state import State, advanced
-from fourfold.core.errors import Corrupted, OutOfSpace, Refused
+from fourfold.core.errors import Corrupted, FourfoldError, OutOfSpace, Refused
 from fourfold.core.storage import MAIN, TableAddress
 from fourfold.core.times import Instant
 
 CHECKPOINT_EVERY = 100
 OLD_STATES = 16
 """States of older versions kept in memory."""
+READ_AT_ONCE = 64
+"""Entries that are asked for together."""
 BRANCHES = "_branches"
 
 _ENTRY = re.compile(r"(\d{20})\.json")
@@ -95,6 +97,12 @@ class Log:
             self._remember(old)
             return old
 
+    def is_there(self) -> bool:
+        """Whether there is a table, without opening it."""
+        if self.place.tag(self.path(0)) is not None:
+            return True
+        return any(_ENTRY.fullmatch(file.path) for file in self.place.files(self.folder))
+
     def entry(self, version: int) -> Entry:
         data = self.place.get(self.path(version))
         if data is None:
@@ -104,14 +112,15 @@ class Log:
     def entries(self, after: int, upto: int) -> Iterator[Entry]:
         """Entries with `after` < version <= `upto`, oldest first, without those that were cleaned away."""
         found = False
-        for version in range(after + 1, upto + 1):
-            data = self.place.get(self.path(version))
-            if data is None and not found:
-                continue  # another program cleaned the log up to here
-            if data is None:
-                raise self._broken(version)
-            found = True
-            yield self._parsed(version, data)
+        for start in range(after + 1, upto + 1, READ_AT_ONCE):
+            versions = range(start, min(start + READ_AT_ONCE, upto + 1))
+            for version, data in zip(versions, self._get(versions), strict=True):
+                if data is None and not found:
+                    continue  # another program cleaned the log up to here
+                if data is None:
+                    raise self._broken(version)
+                found = True
+                yield self._parsed(version, data)
 
     def forget(self) -> None:
         """Look at everything anew next time."""
@@ -166,7 +175,7 @@ class Log:
 
     def checkpoint(self, state: State) -> None:
         """Spare the next opening a hundred entries. The log is whole without it, so failing is no matter."""
-        with suppress(OSError, OutOfSpace, pa.ArrowException):
+        with suppress(OSError, FourfoldError, pa.ArrowException):
             data, pointer = checkpoint.written(state, self.home)
             self.place.put(self.path(checkpoint.name_of(state.version)), data)
             self.place.put(self.path(checkpoint.POINTER), pointer)
@@ -211,11 +220,9 @@ class Log:
         state = self._checkpointed(listed, upto)
         versions = sorted(int(found[1]) for file in listed if (found := _ENTRY.fullmatch(file.path)))
         start = -1 if state is None else state.version
+        versions = [v for v in versions if v > start and (upto is None or v <= upto)]
         entries: list[Entry] = []
-        for version in versions:
-            if version <= start or (upto is not None and version > upto):
-                continue
-            data = self.place.get(self.path(version))
+        for version, data in zip(versions, self._get(versions), strict=True):
             if version != start + len(entries) + 1 or data is None:
                 raise self._broken(start + len(entries) + 1)
             try:
@@ -237,17 +244,20 @@ class Log:
             parts = [name for name, count in found[version] if count == found[version][0][1]]
             if len(parts) < found[version][0][1] or (upto is not None and version > upto):
                 continue
+            data = self.place.get_many([self.path(name) for name in sorted(parts)])
+            entry = self.place.get(self.path(version))
+            at = Instant(0) if entry is None else self._parsed(version, entry).at
+            tag = self.place.tag(self.path(version)) or ""
             try:
-                data = [self.place.get(self.path(name)) or b"" for name in sorted(parts)]
-                entry = self.place.get(self.path(version))
-                at = Instant(0) if entry is None else self._parsed(version, entry).at
-                tag = self.place.tag(self.path(version)) or ""
-                return checkpoint.read(version, data, self.home, at, tag)
+                return checkpoint.read(version, [part or b"" for part in data], self.home, at, tag)
             except (ValueError, KeyError, TypeError, OSError, pa.ArrowException):
                 for name in parts:
                     self.place.mend(self.path(name))
                 self.place.delete([self.path(checkpoint.POINTER)])
         return None
+
+    def _get(self, versions: Iterable[int]) -> list[bytes | None]:
+        return self.place.get_many([self.path(version) for version in versions])
 
     def _pointer(self) -> int | None:
         """The version that `_last_checkpoint` names. It only spares listing, so nothing relies on it."""

@@ -130,7 +130,13 @@ def check_writable(name: str, metadata: Metadata, protocol: Json, *, only_adds: 
 
 @lru_cache(maxsize=256)
 def _schema(text: str) -> pa.Schema:
-    return pa.schema(Schema.from_json(text).to_arrow())
+    try:
+        return pa.schema(Schema.from_json(text).to_arrow())
+    except ValueError as error:
+        raise Refused(
+            f"a table has columns of a type that we cannot read: {error}",
+            ways_on=["read it with the program that wrote it"],
+        ) from error
 
 
 @lru_cache(maxsize=256)

@@ -11,6 +11,7 @@ from fourfold.adapters.delta.actions import DataFile
 from fourfold.adapters.delta.files import Staged, StreamWriter, write_table
 from fourfold.adapters.delta.reading import OpenFile
 from fourfold.core.decide import partitions, schemas
+from fourfold.core.errors import Refused
 from fourfold.core.ports.tables import Rows
 from fourfold.core.storage import Scalar
 
@@ -58,6 +59,7 @@ class Payload:
         def fitted(piece: pa.Table) -> pa.Table:
             rows = schemas.fit(self._name, piece, shape.schema)
             partitions.check(self._name, rows, shape.partition_by, where or {})
+            _check_nulls(self._name, rows)
             if seen is not None:
                 seen(rows)
             return rows
@@ -102,3 +104,15 @@ def _batches(stream: pa.RecordBatchReader) -> Iterator[pa.Table]:
             yield pa.Table.from_batches(waiting, stream.schema)
             waiting, rows = [], 0
     yield pa.Table.from_batches(waiting, stream.schema)
+
+
+def _check_nulls(name: str, rows: pa.Table) -> None:
+    """Refuse nulls where another program that made the table allows none."""
+    for field in rows.schema:
+        if not field.nullable and (count := rows.column(field.name).null_count):
+            raise Refused(
+                f"table '{name}': column '{field.name}' is null in {count} rows, and may not be",
+                ways_on=["fill them, or leave those rows out"],
+                table=name,
+                column=field.name,
+            )

@@ -53,6 +53,10 @@ class Place(Protocol):
         """All bytes of a file, `None` when it is not there."""
         ...
 
+    def get_many(self, paths: Sequence[str]) -> list[bytes | None]:
+        """`get` for each of the paths; at once, where each is a question to somebody far away."""
+        ...
+
     def tag(self, path: str) -> str | None:
         """What changes when other bytes get this name; `None` when it is not there."""
         ...

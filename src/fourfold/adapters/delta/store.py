@@ -28,6 +28,7 @@ from fourfold.adapters.delta.transaction import Change, perform
 from fourfold.adapters.delta.vacuum import vacuum
 from fourfold.adapters.delta.write import Write
 from fourfold.core.decide import branching, evolving, schemas
+from fourfold.core.errors import Refused
 from fourfold.core.ports.tables import (
     UNMARKED,
     Ability,
@@ -152,7 +153,9 @@ class DeltaTables:
         return tuple(reversed(history.commits(log, after=max(after, newest - limit), upto=newest)))
 
     def names(self) -> tuple[str, ...]:
-        return tuple(name for name in self._place.folders("") if self._has_log(name))
+        return tuple(
+            name for name in self._place.folders("") if _is_name(name) and self._log(name).is_there()
+        )
 
     def _only(self, name: str, state: State, other: State, columns: pa.Schema) -> pa.RecordBatchReader:
         """The rows in the files that only one of two versions has."""
@@ -199,9 +202,9 @@ class DeltaTables:
         return tuple(log.address.branch for log in self._branches(table))
 
     def _branches(self, table: Log) -> list[Log]:
-        folder = f"{table.address.table}/{BRANCHES}"
-        found = [name for name in self._place.folders(folder) if self._has_log(f"{folder}/{name}")]
-        return [self._log(f"{table.address.table}@{branch}") for branch in sorted(map(branch_of, found))]
+        found = sorted(map(branch_of, self._place.folders(f"{table.address.table}/{BRANCHES}")))
+        logs = [self._log(f"{table.address.table}@{branch}") for branch in found]
+        return [log for log in logs if log.is_there()]
 
     # Removing
 
@@ -245,5 +248,10 @@ class DeltaTables:
         assert commit is not None, "only a compaction may have nothing to do"
         return commit
 
-    def _has_log(self, folder: str) -> bool:
-        return any(file.path.endswith(".json") for file in self._place.files(f"{folder}/_delta_log"))
+
+def _is_name(folder: str) -> bool:
+    """Whether a folder may be one of ours: others may lie beside them."""
+    try:
+        return table_address(folder).branch == MAIN
+    except Refused:
+        return False

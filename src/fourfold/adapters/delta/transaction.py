@@ -118,7 +118,8 @@ def perform(log: Log, change: Change, staged: Staged, mark: Mark) -> Commit | No
         if not is_in_doubt or isinstance(error, FourfoldError):
             staged.discard()
         raise
-    staged.discard()
+    else:
+        staged.discard()
     raise Conflict(
         f"table '{log.name}' was changed by others {COMMIT_TRIES} times while this write tried to",
         ways_on=["try again", "let fewer writers change the same rows at once"],

@@ -61,9 +61,11 @@ def vacuum(
 def _lives(log: Log, newest: int) -> tuple[list[tuple[int, Instant]], list[_Life]]:
     """The versions with their times, and in which of them each file is."""
     entries = list(log.entries(-1, newest))
-    first = entries[0].version
-    since = dict.fromkeys(log.at(first - 1).files, first - 1) if first else {}
     made = [(entry.version, entry.at) for entry in entries]
+    since: dict[str, int] = {}
+    if first := entries[0].version:  # another program cleaned the log up to here
+        since = dict.fromkeys(log.at(first).files, first)
+        entries = entries[1:]
     lives: list[_Life] = []
     for entry in entries:
         ended = [path for path in entry.removed if path in since]
