@@ -129,6 +129,10 @@ class LocalPlace:
             self._disk.sync(folder)
 
     @property
+    def is_far(self) -> bool:
+        return False
+
+    @property
     def filesystem(self) -> pafs.FileSystem:
         return pafs.LocalFileSystem()
 

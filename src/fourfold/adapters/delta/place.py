@@ -85,6 +85,11 @@ class Place(Protocol):
         ...
 
     @property
+    def is_far(self) -> bool:
+        """Whether every question takes a while, so that much is asked at once and ahead."""
+        ...
+
+    @property
     def filesystem(self) -> pafs.FileSystem:
         """Where Arrow reads data files."""
         ...

@@ -21,7 +21,7 @@ from fourfold.adapters.delta.log import BRANCHES, Log, branch_of, folder_of
 from fourfold.adapters.delta.metadata import check_readable
 from fourfold.adapters.delta.payload import Payload
 from fourfold.adapters.delta.place import Place
-from fourfold.adapters.delta.reading import dataset, scanned
+from fourfold.adapters.delta.reading import Reader
 from fourfold.adapters.delta.skipping import may_meet, tests
 from fourfold.adapters.delta.state import State
 from fourfold.adapters.delta.transaction import Change, perform
@@ -49,6 +49,7 @@ class DeltaTables:
 
     def __init__(self, place: Place | Path) -> None:
         self._place = LocalPlace(place) if isinstance(place, Path) else place
+        self._reader = Reader(self._place)
         self._logs: dict[TableAddress, Log] = {}
         self._lock = threading.Lock()
 
@@ -136,9 +137,9 @@ class DeltaTables:
         schemas.check_columns(name, wanted, state.schema)
         condition = schemas.expression(name, where, state.schema)
         files = may_meet(state.files.values(), tests(name, where, state.schema), state.schema)
-        found = dataset(self._place, table_address(name).table, files, state.schema, state.partition_by)
+        found = self._reader.dataset(table_address(name).table, files, state.schema, state.partition_by)
         kept = pa.schema([state.schema.field(column) for column in wanted])
-        return scanned(name, version, found, kept, condition)
+        return self._reader.scanned(name, version, found, kept, condition)
 
     def difference(self, name: str, *, before: int, after: int) -> Difference:
         old, new = self._readable(name, before), self._readable(name, after)
@@ -160,8 +161,8 @@ class DeltaTables:
     def _only(self, name: str, state: State, other: State, columns: pa.Schema) -> pa.RecordBatchReader:
         """The rows in the files that only one of two versions has."""
         files = [file for path, file in state.files.items() if path not in other.files]
-        found = dataset(self._place, table_address(name).table, files, state.schema, state.partition_by)
-        return scanned(name, state.version, found, columns, None)
+        found = self._reader.dataset(table_address(name).table, files, state.schema, state.partition_by)
+        return self._reader.scanned(name, state.version, found, columns, None)
 
     def _readable(self, name: str, version: int) -> State:
         """A version whose rows can be read."""
