@@ -31,8 +31,7 @@ from fourfold.testing.table_kit.given import held, numbers, rows, stream, words
 
 def test_a_stream_is_written_in_bounded_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "HELD_BYTES", 1 << 20)
-    monkeypatch.setattr(files, "OPEN_FILES", 3)
-    monkeypatch.setattr(files, "FILE_BYTES", 1 << 18)
+    monkeypatch.setattr(files, "CHUNK_BYTES", 1 << 18)
     begun, most = pa.total_allocated_bytes(), 0
     schema = pa.schema([("n", pa.int64()), ("part", pa.int64())])
 
@@ -174,13 +173,11 @@ def test_what_nobody_can_say_is_said_to_be_in_doubt_and_its_files_stay(
 # Others
 
 
-@pytest.mark.parametrize("file_bytes", [1, 1 << 20], ids=["between files", "in mid-file"])
 def test_a_table_dropped_while_it_is_written_to_is_not_made_of_lost_files(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file_bytes: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(payload, "PIECE_ROWS", 1)
-    monkeypatch.setattr(files, "ROW_GROUP_ROWS", 1)
-    monkeypatch.setattr(files, "FILE_BYTES", file_bytes)
+    monkeypatch.setattr(files, "CHUNK_BYTES", 1)
     store, other = DeltaTables(tmp_path), DeltaTables(tmp_path)
     store.append("t", rows(1))
 

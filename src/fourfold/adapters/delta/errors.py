@@ -29,7 +29,8 @@ def no_version(name: str, version: int, *, oldest: int = 0, newest: int) -> NotF
 def vacuumed(name: str, version: int, paths: Sequence[str]) -> NotFound:
     shown = ", ".join(paths[:5]) + (f", and {len(paths) - 5} more" if len(paths) > 5 else "")
     return NotFound(
-        f"the rows of table '{name}' at version {version} were vacuumed: {len(paths)} of its files are gone",
+        f"the rows of table '{name}' at version {version} were vacuumed, or the table was dropped: "
+        f"{len(paths)} of its files are gone",
         ways_on=[f"gone: {shown}", "read a newer version (see its history)"],
         table=name,
         version=version,

@@ -1,8 +1,8 @@
 """The data files of a write: made in bounded memory, safe before any version names them.
 
-A table in memory is cut into files that two threads write at once. A stream is cut by partition as it comes:
-at most `HELD_BYTES` of its rows wait in memory, at most `OPEN_FILES` files are open, and when either is
-reached the partition that holds most (or was idle longest) is written out.
+A table in memory is cut into files that a few threads write at once. A stream is cut as it comes: when a
+partition has `CHUNK_BYTES` waiting, they become a file, and when all partitions together have `HELD_BYTES`
+waiting, those of the largest do. So at most `HELD_BYTES`, and `CHUNK_BYTES` a thread, are in memory.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from __future__ import annotations
 import os
 import secrets
 import time
-from collections import OrderedDict
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -34,9 +34,10 @@ FILE_BYTES = 128 * 2**20
 """A file that has reached this size is closed, and the next begun."""
 ROW_GROUP_ROWS = 1 << 17
 """Rows that are read together at least: a filter that skips by ranges skips so many at once."""
-HELD_BYTES = 256 * 2**20
-"""Rows of a stream that wait in memory, before they are compressed."""
-OPEN_FILES = 16
+CHUNK_BYTES = 64 * 2**20
+"""Rows of a stream that become one file, counted before they are compressed."""
+HELD_BYTES = 128 * 2**20
+"""Rows of a stream that wait in memory until there are enough of them."""
 WRITERS = min(4, os.cpu_count() or 1)
 """Threads that write files of one table at once."""
 SAMPLE_ROWS = 4096
@@ -98,7 +99,7 @@ class Sink:
         self._tags = tags
         self._tally = Tally(first.schema)
         self._vague = _vague(first)
-        repeating = [name for name in first.column_names if _repeats(first.column(name))]
+        repeating = [path for name in first.column_names for path in _repeating(name, first.column(name))]
         with writable(self._name), ExitStack() as stack:
             self._file = stack.enter_context(staged.place.new_file(f"{self._name}/{self._path}"))
             self._writer = pq.ParquetWriter(
@@ -177,75 +178,60 @@ def write_file(
 
 @dataclass
 class _Part:
-    """What a stream has brought of one partition."""
+    """What of a partition waits to be written."""
 
-    waiting: list[pa.Table] = field(default_factory=list)
-    waiting_bytes: int = 0
-    waiting_rows: int = 0
-    sink: Sink | None = None
+    pieces: list[pa.Table] = field(default_factory=list)
+    size_bytes: int = 0
 
 
 class StreamWriter:
-    """Cuts a stream into files. `add` rows as they come, then `finish`; `abandon` when it broke off."""
+    """Cuts a stream into files: `add` rows, then `finish`, in a `with` block, which ends its threads."""
 
     def __init__(self, staged: Staged, name: str, partition_by: Sequence[str]) -> None:
         self._staged = staged
         self._name = name
         self._partition_by = partition_by
-        self._parts: OrderedDict[Values, _Part] = OrderedDict()
+        self._parts: dict[Values, _Part] = {}
         self._held_bytes = 0
+        self._pool = ThreadPoolExecutor(WRITERS, thread_name_prefix="fourfold-files")
+        self._begun: deque[Future[list[DataFile]]] = deque()
         self._done: list[DataFile] = []
+
+    def __enter__(self) -> StreamWriter:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=True)
 
     def add(self, rows: pa.Table) -> None:
         for values, piece in pieces_of(self._name, rows, self._partition_by):
             part = self._parts.setdefault(values, _Part())
             if len(self._parts) > MOST_PARTITIONS:
                 raise _too_many(self._name, len(self._parts))
-            part.waiting.append(piece)
-            part.waiting_bytes += piece.nbytes
-            part.waiting_rows += len(piece)
+            part.pieces.append(piece)
+            part.size_bytes += piece.nbytes
             self._held_bytes += piece.nbytes
-            if part.waiting_rows >= ROW_GROUP_ROWS or part.waiting_bytes >= HELD_BYTES // 4:
+            if part.size_bytes >= CHUNK_BYTES:
                 self._write_out(values, part)
         while self._held_bytes > HELD_BYTES:
-            self._write_out(*max(self._parts.items(), key=lambda item: item[1].waiting_bytes))
+            self._write_out(*max(self._parts.items(), key=lambda item: item[1].size_bytes))
 
     def finish(self) -> list[DataFile]:
-        for values, part in list(self._parts.items()):
-            if part.waiting:
+        for values, part in self._parts.items():
+            if part.pieces:
                 self._write_out(values, part)
-            self._close(part)
+        while self._begun:
+            self._done += self._begun.popleft().result()
         return self._done
 
-    def abandon(self, error: BaseException) -> None:
-        for part in self._parts.values():
-            if part.sink is not None:
-                part.sink.abandon(error)
-                part.sink = None
-
     def _write_out(self, values: Values, part: _Part) -> None:
-        """Put what waits into the partition's file, as a row group of its own."""
-        piece = pa.concat_tables(part.waiting)
-        self._held_bytes -= part.waiting_bytes
-        part.waiting, part.waiting_bytes, part.waiting_rows = [], 0, 0
-        if part.sink is not None and (part.sink.size_bytes >= FILE_BYTES or not part.sink.takes(piece)):
-            self._close(part)
-        if part.sink is None:
-            open_parts = [other for other in self._parts.values() if other.sink is not None]
-            if len(open_parts) >= OPEN_FILES:
-                self._close(open_parts[0])  # idle longest
-            part.sink = Sink(self._staged, values, piece, None)
-        part.sink.write(piece)
-        self._parts.move_to_end(values)
-
-    def _close(self, part: _Part) -> None:
-        if part.sink is not None:
-            sink, part.sink = part.sink, None
-            try:
-                self._done.append(sink.close())
-            except BaseException as error:
-                sink.abandon(error)
-                raise
+        """Have what waits of a partition written, as a file of its own."""
+        while len(self._begun) >= WRITERS:
+            self._done += self._begun.popleft().result()
+        rows = pa.concat_tables(part.pieces)
+        self._begun.append(self._pool.submit(write_file, self._staged, values, [rows]))
+        self._held_bytes -= part.size_bytes
+        part.pieces, part.size_bytes = [], 0
 
 
 def in_threads(work: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
@@ -272,13 +258,15 @@ def pieces_of(name: str, data: pa.Table, partition_by: Sequence[str]) -> Iterato
     counts = data.group_by(list(partition_by)).aggregate([([], "count_all")]).sort_by(keys)
     if len(counts) > MOST_PARTITIONS:
         raise _too_many(name, len(counts))
-    ordered, offset = data if len(counts) == 1 else data.sort_by(keys), 0
+    stored, offset = data.drop_columns(list(partition_by)), 0
+    if len(counts) > 1:
+        order = pc.sort_indices(data.select(list(partition_by)), sort_keys=keys)
+        stored = stored.combine_chunks()
     for row in counts.to_pylist():
         count = row.pop("count_all")
-        yield (
-            tuple((column, partition_text(value)) for column, value in row.items()),
-            ordered.slice(offset, count).drop_columns(list(partition_by)),
-        )
+        values = tuple((column, partition_text(value)) for column, value in row.items())
+        # Copied, not cut out: a few rows that wait must not keep all the others in memory.
+        yield values, stored if len(counts) == 1 else stored.take(order.slice(offset, count))
         offset += count
 
 
@@ -289,7 +277,7 @@ def regrouped(pieces: Iterable[pa.Table]) -> Iterator[pa.Table]:
     for piece in pieces:
         waiting.append(piece)
         rows, size = rows + len(piece), size + piece.nbytes
-        if rows >= ROW_GROUP_ROWS or size >= HELD_BYTES // 4:
+        if rows >= ROW_GROUP_ROWS or size >= CHUNK_BYTES:
             yield pa.concat_tables(waiting)
             waiting, rows, size = [], 0, 0
     if waiting:
@@ -309,12 +297,28 @@ def _vague(piece: pa.Table) -> frozenset[str]:
     return frozenset(name for name in piece.column_names if has_nan(piece.column(name)))
 
 
-def _repeats(values: pa.ChunkedArray) -> bool:
-    """Whether a dictionary of its values would save anything; trying costs more than looking."""
-    if pa.types.is_nested(values.type) or pa.types.is_boolean(values.type):
-        return False
+def _repeating(name: str, values: pa.ChunkedArray) -> list[str]:
+    """The column's path where a dictionary of its values saves something; trying costs more than looking."""
+    if pa.types.is_nested(values.type):
+        return list(_leaves(name, values.type))
+    if pa.types.is_boolean(values.type):
+        return []
     sample = values.slice(0, SAMPLE_ROWS)
-    return bool(pc.count_distinct(sample).as_py() <= len(sample) // 2)
+    return [name] if pc.count_distinct(sample).as_py() <= len(sample) // 2 else []
+
+
+def _leaves(path: str, kind: pa.DataType) -> Iterator[str]:
+    """The paths, as Parquet spells them, of the columns that a nested one is kept in."""
+    if pa.types.is_list(kind):
+        yield from _leaves(f"{path}.list.element", kind.value_type)
+    elif pa.types.is_map(kind):
+        yield from _leaves(f"{path}.key_value.key", kind.key_type)
+        yield from _leaves(f"{path}.key_value.value", kind.item_type)
+    elif pa.types.is_struct(kind):
+        for index in range(kind.num_fields):
+            yield from _leaves(f"{path}.{kind.field(index).name}", kind.field(index).type)
+    else:
+        yield path
 
 
 def _too_many(name: str, count: int) -> Refused:

@@ -6,7 +6,7 @@ import fcntl
 import os
 import secrets
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -138,13 +138,6 @@ class LocalPlace:
 
     def located(self, path: str) -> str:
         return str(self._root / path)
-
-    def uri(self, folder: str) -> str:
-        return str(self._root / folder)
-
-    @property
-    def storage_options(self) -> Mapping[str, str]:
-        return {}
 
     # Listing and removing
 

@@ -112,20 +112,25 @@ def check_writable(name: str, metadata: Metadata, protocol: Json, *, only_adds: 
         unknown.add("appendOnly")
     if properties.get("delta.enableChangeDataFeed", "").lower() == "true" and not only_adds:
         unknown.add("changeDataFeed")
-    for field in json.loads(metadata.action["schemaString"])["fields"]:
-        for key, feature in (
-            ("delta.invariants", "invariants"),
-            ("delta.generationExpression", "generatedColumns"),
-            ("delta.identity.start", "identityColumns"),
-        ):
-            if key in (field.get("metadata") or {}):
-                unknown.add(feature)
+    unknown |= _kept_by_columns(metadata.action["schemaString"])
     if unknown:
         raise Refused(
             f"table '{name}' uses what we cannot write: {', '.join(sorted(unknown))}",
             ways_on=["write to it with the program that made it so, or take the feature off the table"],
             table=name,
         )
+
+
+@lru_cache(maxsize=256)
+def _kept_by_columns(text: str) -> frozenset[str]:
+    """Rules that columns carry in their own metadata."""
+    rules = {
+        "delta.invariants": "invariants",
+        "delta.generationExpression": "generatedColumns",
+        "delta.identity.start": "identityColumns",
+    }
+    fields = json.loads(text)["fields"]
+    return frozenset(rules[key] for field in fields for key in rules if key in (field.get("metadata") or {}))
 
 
 @lru_cache(maxsize=256)

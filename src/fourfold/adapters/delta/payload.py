@@ -76,14 +76,10 @@ class Payload:
         self.shape = shape
 
     def _streamed(self, pieces: Iterator[pa.Table], shape: Shape) -> list[DataFile]:
-        writer = StreamWriter(self._staged, self._name, shape.partition_by)
-        try:
+        with StreamWriter(self._staged, self._name, shape.partition_by) as writer:
             for piece in pieces:
                 writer.add(piece)
             return writer.finish()
-        except BaseException as error:
-            writer.abandon(error)
-            raise
 
     def _again(self, files: list[DataFile], shape: Shape) -> Iterator[pa.Table]:
         """A stream's rows a second time."""

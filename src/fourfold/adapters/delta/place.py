@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -97,13 +97,6 @@ class Place(Protocol):
     def located(self, path: str) -> str:
         """A path as `filesystem` takes it."""
         ...
-
-    # For deltalake and others that open a table by its address
-
-    def uri(self, folder: str) -> str: ...
-
-    @property
-    def storage_options(self) -> Mapping[str, str]: ...
 
     # Listing and removing
 

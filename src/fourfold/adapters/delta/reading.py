@@ -75,7 +75,7 @@ class Reader:
                 )
                 for batch in scanner.to_batches():
                     if batch.num_rows:
-                        yield batch.cast(columns)
+                        yield batch if batch.schema.equals(columns) else batch.cast(columns)
 
         return pa.RecordBatchReader.from_batches(columns, batches())
 

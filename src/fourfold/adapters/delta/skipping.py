@@ -19,6 +19,8 @@ from fourfold.core.storage import Condition
 
 OWN_FILE = re.compile(r"part-[0-9a-f]{32}\.parquet")
 _MILLISECOND_US = 1000
+_CUT_TEXT = 32
+"""Other programs note only so much of a text."""
 
 
 class Verdict(Enum):
@@ -89,6 +91,8 @@ def range_of(file: DataFile, field: pa.Field) -> Range:
         return Range(file.rows, nulls)
     if pa.types.is_timestamp(field.type) and not is_own:  # others cut it down to the millisecond
         most += _MILLISECOND_US
+    if isinstance(most, str) and not is_own and len(most) >= _CUT_TEXT:
+        return Range(file.rows, nulls)  # it may be the beginning of a longer one
     return Range(file.rows, nulls, least, most, is_exact=is_own)
 
 
