@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -130,6 +131,8 @@ def test_a_folder_saved_from_afar_is_the_same_as_one_saved_beside(
     assert (tmp_path / "out/small/a").stat().st_mode & 0o777 == 0o555
     assert (tmp_path / "out/large.bin").stat().st_mode & 0o777 == 0o444
     assert server.images().read("small/a") == b"a"
+    server.images().save(folder, sha256=True)
+    assert server.images().sha256("large.bin") == hashlib.sha256(LARGE).hexdigest()
     assert list(server.project.uploads.digests()) == [], "pieces go when the whole is there"
 
 

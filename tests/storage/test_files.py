@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import tempfile
@@ -440,10 +441,20 @@ def test_a_save_cut_at_any_step_leaves_a_whole_version_or_none(
             assert found(tmp_path / f"again {home.name}") == FIRST
 
 
-def test_the_other_digest_is_computed_once(files: Files, home: Path) -> None:
+def test_the_other_digest_is_computed_when_it_is_asked_for_and_kept(
+    images: Handle, files: Files, home: Path, tmp_path: Path
+) -> None:
+    expected = {path: hashlib.sha256(data).hexdigest() for path, (data, _) in FIRST.items()}
+    first = images.save(written(tmp_path / "in", FIRST), sha256=True)
+    assert {path: images.sha256(path) for path in FIRST} == expected
+    assert images.save(tmp_path / "in") == first, "it is no part of what a version is"
     digest = LocalBlobs(home / "blobs").put(b"abc")
-    expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
-    assert files.sha256(digest) == files.sha256(digest) == expected
+    expected_abc = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert files.sha256(digest) == files.sha256(digest) == expected_abc
     LocalBlobs(home / "blobs").delete(digest)
     with pytest.raises(NotFound):
         files.sha256(digest)
+    with pytest.raises(NotFound, match=r"did you mean 'run\.sh'"):
+        images.sha256("run.hs")
+    with pytest.raises(Refused, match="not kept whole"):
+        images.save(tmp_path / "in", chunked=True, sha256=True)

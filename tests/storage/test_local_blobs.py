@@ -160,6 +160,20 @@ def test_wrong_bytes_are_listed_until_they_are_released_and_healed_by_the_right_
     assert list(store.quarantined()) == []
 
 
+def test_a_blob_that_was_healed_while_its_bad_bytes_were_read_stays(tmp_path: Path) -> None:
+    store = LocalBlobs(tmp_path)
+    digest = store.put(b"the right bytes")
+    (path,) = tmp_path.glob("??/??/*")
+    path.chmod(0o644)
+    path.write_bytes(b"wrong")
+    with store.open(digest) as reading:
+        assert store.put(b"the right bytes") == digest  # its size tells that it is not there
+        with pytest.raises(Corrupted):
+            reading.read()
+    assert store.get(digest) == b"the right bytes"
+    assert list(store.quarantined()) == []
+
+
 def test_a_blob_that_was_cut_short_is_stored_again_by_a_put(tmp_path: Path) -> None:
     store = LocalBlobs(tmp_path)
     digest = store.put(LARGE)

@@ -103,8 +103,8 @@ class LocalBlobs:
     def get(self, digest: Digest) -> bytes:
         with self._opened(digest) as file:
             data = file.readall()
-        if _digest_of(data) != digest:
-            raise self.quarantine(digest)
+            if _digest_of(data) != digest:
+                raise self.quarantine(digest, file)
         return data
 
     def part(self, digest: Digest, offset: int, length: int) -> bytes:
@@ -290,17 +290,21 @@ class LocalBlobs:
             while file.read(READ_BYTES):
                 pass
 
-    def quarantine(self, digest: Digest) -> Corrupted:
-        """Put the bad file where no read finds it, and say so."""
+    def quarantine(self, digest: Digest, bad: io.FileIO) -> Corrupted:
+        """Put the bad file where no read finds it, and say so. One that took its place meanwhile stays."""
         path = self._path(digest)
         self._quarantine.mkdir(exist_ok=True)
         kept = self._quarantine / f"{path.name}.{secrets.token_hex(4)}"
-        with suppress(FileNotFoundError):
-            path.replace(kept)
+        moved = f"the bad file was moved to {kept}"
+        with suppress(FileNotFoundError), self._locked(fcntl.LOCK_EX):
+            if path.stat().st_ino == os.fstat(bad.fileno()).st_ino:
+                path.replace(kept)
+            else:
+                moved = "another file has taken its place meanwhile: try again"
         return Corrupted(
             f"blob {digest} does not hold the bytes that were stored; it was not used",
             ways_on=[
-                f"the bad file was moved to {kept}",
+                moved,
                 "store the same bytes again (run the step that made them) or restore it from a backup",
             ],
             digest=digest,
@@ -332,7 +336,7 @@ class _Verified(io.RawIOBase):
         if count:
             self._hasher.update(buffer[:count])
         elif f"blake3:{self._hasher.hexdigest()}" != self._digest:
-            raise self._store.quarantine(self._digest)
+            raise self._store.quarantine(self._digest, self._file)
         return count
 
     def close(self) -> None:

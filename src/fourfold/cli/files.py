@@ -38,16 +38,25 @@ def pin(function: Callable[..., None]) -> Callable[..., None]:
     default=None,
     help="Store only what changed within files, or whole files. [default: as the version before]",
 )
+@click.option("--sha256", is_flag=True, help="Compute that digest of each file too, in the same pass.")
 @click.option("--follow-links", is_flag=True, help="Save links to files as what they point at.")
 @output_option
-def put(name: str, folder: Path, message: str, chunked: bool | None, follow_links: bool, output: str) -> None:
+def put(
+    name: str, folder: Path, message: str, chunked: bool | None, sha256: bool, follow_links: bool, output: str
+) -> None:
     """Save a folder, or one file, as the newest version of a name.
 
     What is stored already is not stored again; interrupted, it goes on where it was.
     """
     with services() as opened, Meter("saved") as meter:
         made = opened.files.save(
-            name, folder, message=message, chunked=chunked, follow_links=follow_links, tell=meter.tell
+            name,
+            folder,
+            message=message,
+            chunked=chunked,
+            sha256=sha256,
+            follow_links=follow_links,
+            tell=meter.tell,
         )
     _show_version(made, output)
 

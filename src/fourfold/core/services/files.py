@@ -108,12 +108,14 @@ class Files(Protocol):
         *,
         message: str = "",
         chunked: bool | None = None,
+        sha256: bool = False,
         follow_links: bool = False,
         tell: Callable[[int, int], None] | None = None,
     ) -> FilesVersion:
         """Save a folder, or one file, as the newest version of a name.
 
         `chunked` stores only the chunks that the version before has not; unsaid, it is as the version before.
+        `sha256` computes that digest of each file too, in the same pass.
         `tell` hears how many bytes of how many are done.
         """
         ...

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fourfold.core import context
-from fourfold.core.errors import Refused
+from fourfold.core.errors import NotFound, Refused, did_you_mean
 from fourfold.core.files import File, FilesDiff, FilesVersion, diff, files_name
 
 if TYPE_CHECKING:
@@ -57,6 +57,7 @@ class Files:
         *,
         message: str = "",
         chunked: bool | None = None,
+        sha256: bool = False,
         follow_links: bool = False,
         tell: Tell | None = None,
     ) -> FilesVersion:
@@ -66,6 +67,8 @@ class Files:
         not are stored: for large files of which little changes. It pays for datasets (for Parquet that was
         written with `use_content_defined_chunking` above all), and not for the weights of successive
         trainings, of which everything changes. Unsaid, it is as the version before.
+
+        `sha256` computes that digest of each file in the same pass, for what asks `sha256` for it later.
 
         Links are refused, or with `follow_links` links to files are saved as what they point at. `tell` hears
         how many bytes of how many are done.
@@ -79,6 +82,7 @@ class Files:
             Path(folder),
             message=message,
             chunked=chunked,
+            sha256=sha256,
             follow_links=follow_links,
             tell=tell,
         )
@@ -90,6 +94,13 @@ class Files:
     def read(self, path: str) -> bytes:
         """The bytes of one file."""
         return self._service.read(self.name, path, **self._pin)
+
+    def sha256(self, path: str) -> str:
+        """The SHA-256 of one file in hexadecimal, as OCI registries and model hubs want it."""
+        files = {file.path: file for file in self.ls()}
+        if path not in files:
+            raise NotFound(f"{self!r} has no '{path}'", ways_on=did_you_mean(path, files, what="files"))
+        return self._service.sha256(files[path].digest)
 
     def ls(self) -> tuple[File, ...]:
         """The files, sorted by path."""

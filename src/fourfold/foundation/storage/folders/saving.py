@@ -45,6 +45,7 @@ class Folders:
         *,
         message: str = "",
         chunked: bool | None = None,
+        sha256: bool = False,
         follow_links: bool = False,
         tell: Tell | None = None,
     ) -> FilesVersion:
@@ -57,11 +58,12 @@ class Folders:
             progress = Progress(tell, sum(each.size_bytes for each in found))
             chunks = None
             if chunked or (chunked is None and known is not None):
+                _refuse_both(sha256)
                 packer = Packer(self._way, self._digests, self._chunker(), known)
                 digests = [packer.add(each.at, progress) for each in found]
                 chunks = self._way.put(packer.layout().encoded())
             else:
-                digests = self._way.put_files([each.at for each in found], progress)
+                digests = self._way.put_files([each.at for each in found], progress, sha256=sha256)
             manifest = manifest_of(
                 File(each.path, digest, each.size_bytes, each.is_executable)
                 for each, digest in zip(found, digests, strict=True)
@@ -160,6 +162,14 @@ def _write(place: Path, file: File, pieces: Iterator[bytes], progress: Progress)
                 progress.add(len(piece))
         part.chmod(0o555 if file.is_executable else 0o444)
         part.replace(place)
+
+
+def _refuse_both(sha256: bool) -> None:
+    if sha256:
+        raise Refused(
+            "files in chunks are not kept whole, so no SHA-256 of them can be looked up",
+            ways_on=["save whole files: chunked=False"],
+        )
 
 
 @contextmanager

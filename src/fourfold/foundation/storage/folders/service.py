@@ -62,7 +62,7 @@ class Files:
         self._uploads = uploads
         self._clock = clock
         self._digests = digests
-        self._folders = Folders(self, Beside(blobs), digests, chunker)
+        self._folders = Folders(self, Beside(blobs, self._records.put_sha256), digests, chunker)
         self._cuts = lru_cache(maxsize=64)(self._cut)
 
     # Versions
@@ -227,11 +227,18 @@ class Files:
         *,
         message: str = "",
         chunked: bool | None = None,
+        sha256: bool = False,
         follow_links: bool = False,
         tell: Tell | None = None,
     ) -> FilesVersion:
         return self._folders.save(
-            name, folder, message=message, chunked=chunked, follow_links=follow_links, tell=tell
+            name,
+            folder,
+            message=message,
+            chunked=chunked,
+            sha256=sha256,
+            follow_links=follow_links,
+            tell=tell,
         )
 
     def materialize(

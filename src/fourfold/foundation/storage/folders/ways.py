@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 AT_ONCE = 4
 """Files or pieces that are under way together: memory is bounded by this many pieces."""
 TRIES = 3
+READ_BYTES = 1 << 20
 BATCH = 1000
 """Files that are handed to the threads together."""
 
@@ -54,7 +56,9 @@ class Way(Protocol):
         """Whether what arrived before a break is worth keeping."""
         ...
 
-    def put_files(self, paths: Sequence[Path], progress: Progress) -> list[Digest]: ...
+    def put_files(self, paths: Sequence[Path], progress: Progress, *, sha256: bool = False) -> list[Digest]:
+        """Store files; with `sha256`, note that digest of each too."""
+        ...
 
     def put(self, data: bytes) -> Digest: ...
 
@@ -76,20 +80,35 @@ class Beside:
 
     is_far = False
 
-    def __init__(self, blobs: BlobStore) -> None:
+    def __init__(self, blobs: BlobStore, note_sha256: Callable[[Digest, str], None]) -> None:
         self._blobs = blobs
+        self._note_sha256 = note_sha256
         self.put = blobs.put
         self.get = blobs.get
         self.part = blobs.part
 
-    def put_files(self, paths: Sequence[Path], progress: Progress) -> list[Digest]:
+    def put_files(self, paths: Sequence[Path], progress: Progress, *, sha256: bool = False) -> list[Digest]:
         def put(path: Path) -> Digest:
             with callers_file(path):
-                digest = self._blobs.put_file(path)
+                digest = self._put_both(path) if sha256 else self._blobs.put_file(path)
                 progress.add(path.stat().st_size)
                 return digest
 
         return list(at_once(put, paths))
+
+    def _put_both(self, path: Path) -> Digest:
+        """Both digests in one pass over the file."""
+        other = hashlib.sha256()
+
+        def pieces() -> Iterator[bytes]:
+            with path.open("rb", buffering=0) as file:
+                while piece := file.read(READ_BYTES):
+                    other.update(piece)
+                    yield piece
+
+        digest = self._blobs.put(pieces())
+        self._note_sha256(digest, other.hexdigest())
+        return digest
 
     def fetch(
         self, digest: Digest, path: Path, *, size_bytes: int, executable: bool, progress: Progress
@@ -135,7 +154,7 @@ class Afar:
         (digest,) = self.put_files([path], Progress(None, 0))
         return digest
 
-    def put_files(self, paths: Sequence[Path], progress: Progress) -> list[Digest]:
+    def put_files(self, paths: Sequence[Path], progress: Progress, *, sha256: bool = False) -> list[Digest]:
         def named(path: Path) -> Digest:
             with callers_file(path):
                 return self._digests.of_file(path)
@@ -155,6 +174,9 @@ class Afar:
                 else:
                     progress.add(path.stat().st_size)
             digests += found
+        if sha256:
+            for _ in at_once(self._files.sha256, dict.fromkeys(digests)):
+                pass
         return digests
 
     def materialize(self, digest: Digest, path: Path, *, executable: bool = False) -> None:
