@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sqlite3
 import statistics
 import sys
 import tempfile
@@ -28,8 +29,10 @@ from deltalake import DeltaTable, write_deltalake
 
 from fourfold.adapters.delta import DeltaTables
 from fourfold.adapters.local_blobs import LocalBlobs
+from fourfold.adapters.sqlite_buffer import SqliteBuffer
 from fourfold.adapters.system_clock import SystemClock
 from fourfold.catalog.database import Catalog
+from fourfold.core.settings import BufferSettings
 from fourfold.foundation.storage.service import Storage
 
 
@@ -180,6 +183,61 @@ def measure(home: Path, *, quick: bool) -> list[Row]:
     return rows
 
 
+def small_commits(home: Path, *, quick: bool) -> list[Row]:
+    """Rows that come one by one, each durable, and seen by a reader of its own before the next one comes.
+
+    The peer commits without any sync and opens the table anew, as its readers do. The limit is a database.
+    """
+    count = 60 if quick else 150
+    writer, reader = (
+        Storage(
+            Catalog.open(f"sqlite:///{home}/catalog.db"),
+            LocalBlobs(home / "blobs"),
+            DeltaTables(home / "tables"),
+            SystemClock(),
+            buffer=SqliteBuffer(home / "buffer.db", most_bytes=2**26),
+            bounds=BufferSettings(),
+        )
+        for _ in range(2)
+    )
+    raw = str(home / "raw-events")
+    database = sqlite3.connect(home / "limit.db", isolation_level=None)
+    database.execute("PRAGMA journal_mode=WAL")
+    database.execute("PRAGMA synchronous=FULL")
+    database.execute("CREATE TABLE events (id INTEGER PRIMARY KEY, x REAL, origin TEXT, day TEXT)")
+
+    def row(number: int) -> pa.Table:
+        return pa.table({"id": [number], "x": [0.5], "origin": ["EWR"], "day": ["2013-01-01"]})
+
+    def ours(number: int) -> None:
+        writer.insert("events", row(number))
+        found = reader.read("events", columns=("id",), where=(("id", "==", number),))
+        assert found.num_rows == 1
+
+    def peer(number: int) -> None:
+        write_deltalake(raw, row(number), mode="append")
+        files = DeltaTable(raw).to_pyarrow_dataset()
+        assert files.to_table(columns=["id"], filter=ds.field("id") == number).num_rows == 1
+
+    def limit(number: int) -> None:
+        database.execute("INSERT INTO events VALUES (?, 0.5, 'EWR', '2013-01-01')", (number,))
+        assert database.execute("SELECT id FROM events WHERE id = ?", (number,)).fetchone()
+
+    claim = f"one-row durable commit, seen by a reader ({count} of them; peer without fsync)"
+    seen = compare(claim, 10, count, ours, peer, limit)
+    many = 1000 if quick else 10_000
+    start = time.perf_counter()
+    for number in range(count, count + many):
+        writer.insert("events", row(number))
+    writer.flush("events")
+    share = (time.perf_counter() - start) / many
+    assert reader.describe("events").rows == count + many
+    writer.close()
+    reader.close()
+    claim = f"the same by {many:,} inserts in a row, with their flushes, each"
+    return [seen, Row(claim, share, seen.peer, seen.limit, seen.peer / share, 10, seen.peer / share >= 10)]
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="less data, fewer rounds")
@@ -187,6 +245,7 @@ def main() -> int:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         rows = measure(Path(folder), quick=options.quick)
+        rows += small_commits(Path(folder) / "inserts", quick=options.quick)
     if options.json:
         print(json.dumps([asdict(row) for row in rows], indent=2))
     else:

@@ -10,6 +10,7 @@ import pytest
 
 import fourfold
 from fourfold import wiring
+from fourfold.core.context import Ref
 from fourfold.core.errors import Refused
 from fourfold.core.services import PROTOCOLS
 
@@ -92,10 +93,39 @@ def test_a_catalog_on_postgresql_is_a_change_of_address(home: Path, monkeypatch:
             import pyarrow as pa
 
             project.storage.append("t", pa.table({"x": [1]}))
+            project.storage.insert("t", pa.table({"x": [2]}))
             assert [table.name for table in project.storage.list_tables()] == ["t"]
+            assert project.storage.read("t")["x"].to_pylist() == [1, 2]
+            assert "PostgresBuffer" in repr(project.buffer)
         finally:
             project.close()
-    assert not (home / "catalog.db").exists()
+    assert not list(home.glob("catalog*.db"))
+
+
+def test_inserted_rows_wait_beside_the_catalog_and_are_there_when_the_project_is_opened_again(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import pyarrow as pa
+
+    project = wiring.open_project()
+    project.storage.append("t", pa.table({"x": [1]}))
+    assert not (home / "catalog.buffer.db").exists()  # who inserts nothing has no buffer
+    project.storage.insert("t", pa.table({"x": [2]}))
+    project.close()
+    assert (home / "catalog.buffer.db").exists()
+    monkeypatch.setenv("FOURFOLD_BUFFER_FLUSH_ROWS", "77")
+    project = wiring.open_project()
+    assert project.settings.buffer.flush_rows == 77
+    assert project.storage.read("t")["x"].to_pylist() == [1, 2]
+    assert project.current_version(Ref("table", "t")) == "1"  # what waits is new to who read version 0
+    project.close()
+
+
+@pytest.mark.parametrize("line", ["flush_rows = 0", "most_bytes = -1", "flush_s = 0.0", "most_row = 1"])
+def test_a_bound_of_the_buffer_that_makes_no_sense_is_refused(tmp_path: Path, line: str) -> None:
+    (tmp_path / "fourfold.toml").write_text(f"[buffer]\n{line}\n")
+    with pytest.raises(Refused, match=r"'buffer\.most_row' is not known|is not above 0"):
+        wiring.read_settings(tmp_path / ".fourfold", {})
 
 
 def test_what_type_checkers_see_is_what_is_there() -> None:

@@ -63,6 +63,21 @@ def test_what_is_brought_back_is_what_was_there(project: wiring.Project, tmp_pat
         assert restored.storage.append("flights", pa.table({"n": [4], "name": ["d"]})).version == 2
 
 
+def test_rows_that_wait_in_the_buffer_are_brought_into_a_version_and_into_the_backup(
+    catalog_url: str, tmp_path: Path
+) -> None:
+    with opened(tmp_path / "old" / ".fourfold", catalog_url) as project:
+        project.storage.insert("events", pa.table({"n": [1]}))
+        backup = back_up(project, tmp_path / "backups")
+        project.storage.insert("events", pa.table({"n": [2]}))
+    assert not [part for part in backup.catalog if part.table.startswith("buffered")]
+    bring_back(tmp_path / "backups", tmp_path / "new" / ".fourfold")
+    with opened(tmp_path / "new" / ".fourfold") as restored:
+        assert restored.storage.read("events")["n"].to_pylist() == [1]
+        restored.storage.insert("events", pa.table({"n": [3]}))  # numbered above what came with the table
+        assert restored.storage.read("events")["n"].to_pylist() == [1, 3]
+
+
 @pytest.mark.service
 @pytest.mark.parametrize("form", ["folder", "file.zip"])
 def test_a_project_moves_to_postgresql_and_back_without_losing_a_row(

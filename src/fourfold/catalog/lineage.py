@@ -69,7 +69,7 @@ def walk(
     return LineageGraph(start, direction, tuple(seen), tuple(by_ends), is_complete)
 
 
-PASSING = ("table", "blob", "step", "flow_run")
+PASSING = ("table", "insert", "blob", "step", "flow_run")
 """Kinds of things that only hand on: what they were made from is not cited by them."""
 
 

@@ -20,6 +20,7 @@ from fourfold.catalog.database import Catalog
 from fourfold.catalog.rows import chunks
 from fourfold.core import wire
 from fourfold.core.errors import Corrupted, Refused
+from fourfold.core.ports import buffer
 
 CHUNK_ROWS = 500
 VERSIONS = "alembic_version"
@@ -37,7 +38,11 @@ def tables(connection: sa.Connection) -> list[sa.Table]:
     """All tables that a database holds of ours, those that others point at first."""
     found = sa.MetaData()
     found.reflect(connection)
-    return [table for table in found.sorted_tables if table.name != VERSIONS]
+    return [
+        table
+        for table in found.sorted_tables
+        if table.name != VERSIONS and not table.name.startswith(buffer.TABLES)
+    ]
 
 
 def give(connection: sa.Connection, table: sa.Table) -> Iterator[bytes]:

@@ -17,6 +17,8 @@ from fourfold.cli.table_stats import command as stats
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from fourfold.core.storage import TableInfo
+
 
 @click.group(cls=Verbs, name="table")
 def command() -> None:
@@ -38,6 +40,7 @@ def ls(output: str) -> None:
                 Column("TABLE", lambda t: t.name),
                 Column("VERSION", lambda t: t.version, is_number=True),
                 Column("ROWS", lambda t: t.rows, is_number=True),
+                Column("WAITING", lambda t: t.waiting_rows, is_number=True),
                 Column("SIZE", lambda t: size(t.size_bytes), is_number=True),
                 Column("COLUMNS", lambda t: len(t.columns), is_number=True),
                 Column("CHANGED", lambda t: when(t.at)),
@@ -62,6 +65,7 @@ def show_table(name: str, version: int | None, output: str) -> None:
             ("table", info.name),
             ("version", f"{info.version} ({when(info.at)})"),
             ("rows", info.rows),
+            ("waiting", _waiting(info)),
             ("size", size(info.size_bytes)),
             ("partitioned by", info.partition_by),
             ("tags", pairs(info.tags)),
@@ -69,6 +73,55 @@ def show_table(name: str, version: int | None, output: str) -> None:
         ],
         output,
     )
+
+
+def _waiting(info: TableInfo) -> str:
+    """Rows that no version has yet, in words."""
+    told = f"{info.waiting_rows}"
+    if info.waiting_rows:
+        told += ", seen by readers, in no version yet"
+    if info.aside_rows:
+        told += f"; {info.aside_rows} set aside (see: fourfold table aside {info.name})"
+    return told
+
+
+@command.command("flush")
+@click.argument("names", nargs=-1)
+def flush(names: tuple[str, ...]) -> None:
+    """Bring inserted rows into a version now: of these tables, or of all where rows wait."""
+    with services() as opened:
+        for name in names or [table.name for table in opened.storage.list_tables() if table.waiting_rows]:
+            made = opened.storage.flush(name)
+            note(f"{name} is at version {made.version}, {made.rows} rows")
+
+
+@command.command("aside")
+@click.argument("name")
+@click.option("--number", type=int, default=None, help="Show the rows of this insert.")
+@click.option("--forget", is_flag=True, help="Let go of all of them, for good.")
+@click.option("--why", default="", help="Kept in the audit.")
+@output_option
+def aside(name: str, number: int | None, forget: bool, why: str, output: str) -> None:
+    """Inserts that no longer fitted the table when they were flushed; each with its reason."""
+    with services() as opened:
+        if forget:
+            note(f"{opened.storage.forget_aside(name, why=why)} rows were let go")
+        elif number is not None:
+            show_rows(opened.storage.aside_rows(name, number), output)
+        else:
+            show(
+                opened.storage.aside(name),
+                [
+                    Column("NUMBER", lambda a: a.number, is_number=True),
+                    Column("ROWS", lambda a: a.rows, is_number=True),
+                    Column("AT", lambda a: when(a.at)),
+                    Column("BY", lambda a: a.by),
+                    Column("STEP", lambda a: a.step),
+                    Column("WHY", lambda a: " ".join(a.why.split())),
+                ],
+                output,
+                nothing="nothing is set aside",
+            )
 
 
 @command.command("history")

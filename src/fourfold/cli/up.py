@@ -68,7 +68,10 @@ def _is_valid(token: TokenInfo, now: Instant) -> bool:
 def _parts(project: Any, *, gateway: bool) -> list[Part]:
     from fourfold.server.up import Part
 
-    parts = [Part("loop", lambda: _started(project.flows.start_loop), project.flows.stop_loop)]
+    parts = [
+        Part("loop", lambda: _started(project.flows.start_loop), project.flows.stop_loop),
+        Part("buffer", lambda: _watched(project.storage.watch), project.storage.close),
+    ]
     if gateway:
         parts.append(
             Part("gateway", lambda: project.hosting.start_gateway().url, project.hosting.stop_gateway)
@@ -79,6 +82,11 @@ def _parts(project: Any, *, gateway: bool) -> list[Part]:
 def _started(start: Any) -> str:
     start()
     return ""
+
+
+def _watched(watch: Any) -> str:
+    watch()
+    return "flushes inserted rows"
 
 
 def _app(project: Any, url: str) -> ASGIApp:

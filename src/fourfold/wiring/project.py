@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from fourfold.core.context import Ref
     from fourfold.core.ports.archive import TableCopies
     from fourfold.core.ports.blobs import BlobStore
+    from fourfold.core.ports.buffer import RowBuffer
     from fourfold.core.ports.clock import Clock
     from fourfold.core.ports.engine import Engine
     from fourfold.core.ports.event_sink import EventSink
@@ -160,6 +161,18 @@ class Project:
         return DeltaCopies(self._folder(self.settings.storage, self.home) / "tables")
 
     @part
+    def buffer(self) -> RowBuffer:
+        """Where the catalog is: all who share the one share the other."""
+        bounds, path = self.settings.buffer, self.database.path
+        if path is None:
+            from fourfold.adapters.postgres_buffer import PostgresBuffer
+
+            return PostgresBuffer(self.database.url, most_bytes=bounds.most_bytes)
+        from fourfold.adapters.sqlite_buffer import SqliteBuffer
+
+        return SqliteBuffer(path.with_suffix(".buffer.db"), most_bytes=bounds.most_bytes)
+
+    @part
     def online(self) -> OnlineStore:
         from fourfold.adapters.lmdb_online import LmdbOnline
 
@@ -216,7 +229,14 @@ class Project:
     def storage(self) -> Storage:
         from fourfold.foundation.storage.service import Storage
 
-        return Storage(self.database, self.blobs, self.tables, self.clock)
+        return Storage(
+            self.database,
+            self.blobs,
+            self.tables,
+            self.clock,
+            buffer=self.buffer,
+            bounds=self.settings.buffer,
+        )
 
     @part
     def files(self) -> Files:
@@ -392,7 +412,7 @@ class Project:
         try:
             match ref.kind:
                 case "table":
-                    return str(self.storage.describe(ref.name).version)
+                    return str(self.storage.flush(ref.name).version)  # what waits is something new too
                 case "feature_service":
                     return self.features.service(ref.name).version
                 case "files":

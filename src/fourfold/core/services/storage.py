@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Protocol
 
 from fourfold.core.routes import Role, route
 from fourfold.core.storage import (
+    Aside,
     Branch,
     Condition,
     Digest,
+    Inserted,
     Scalar,
     TableDiff,
     TableInfo,
@@ -50,6 +52,20 @@ class Storage(Protocol):
 
         `partition_by` counts at creation, and is checked afterwards when given.
         """
+        ...
+
+    @route("POST /tables/{name}/insert", needs=Role.editor)
+    def insert(self, name: str, data: pa.Table) -> Inserted:
+        """Add rows that come a few at a time: kept durably and seen by readers at once, in a version later.
+
+        Costs one transaction, where an append costs a file and a log entry. The first insert creates the
+        table. Rows wait until there are enough of them, or a minute, or until somebody needs a version.
+        """
+        ...
+
+    @route("POST /tables/{name}/flush", needs=Role.editor)
+    def flush(self, name: str) -> TableVersion:
+        """Bring what was inserted into a version, and say which; the newest one when nothing waited."""
         ...
 
     @route("POST /tables/{name}/overwrite", needs=Role.editor)
@@ -130,6 +146,10 @@ class Storage(Protocol):
     ) -> pa.Table:
         """The rows of the newest version, or of one named by number, time or tag (at most one of these).
 
+        Where nothing is named, rows that were inserted and wait are among them, and the schema's metadata
+        says so: `fourfold.version` is `12+340`, and `fourfold.repeatable` is `false`. In a step they are
+        brought into a version first, and that one is read.
+
         `where` keeps rows for which all conditions hold: `(("day", ">=", "2013-02-01"),)`; a comparison
         with null holds for none. Row order is not promised.
         """
@@ -190,6 +210,23 @@ class Storage(Protocol):
     @route("POST /tables/{name}/tags/{tag}", needs=Role.editor)
     def tag(self, name: str, tag: str, *, version: int | None = None, why: str = "") -> TableVersion:
         """Give a version a name of its own (the newest, if none is given); the tag may move later."""
+        ...
+
+    # Inserts that no longer fitted their table
+
+    @route("GET /tables/{name}/aside", needs=Role.viewer)
+    def aside(self, name: str) -> tuple[Aside, ...]:
+        """Inserts that were set aside, because the table's columns changed before they were flushed."""
+        ...
+
+    @route("GET /tables/{name}/aside/{number}", needs=Role.viewer)
+    def aside_rows(self, name: str, number: int) -> pa.Table:
+        """The rows of one of them, as they were inserted."""
+        ...
+
+    @route("DELETE /tables/{name}/aside", needs=Role.editor)
+    def forget_aside(self, name: str, *, why: str = "") -> int:
+        """Let go of a table's inserts that were set aside; how many rows."""
         ...
 
     # Branches

@@ -10,6 +10,7 @@ from fourfold.core.errors import Refused
 from fourfold.core.storage import (
     MAIN,
     Branch,
+    Inserted,
     TableAddress,
     TableDiff,
     TableInfo,
@@ -77,6 +78,22 @@ class Table:
         """
         self._check_not_pinned("append to")
         return self._storage.append(self.name, given.arrow(data), partition_by=tuple(partition_by))
+
+    def insert(self, data: object) -> Inserted:
+        """Add rows that come a few at a time: kept durably and seen by readers at once, in a version later.
+
+        flights.insert({"flight": 1545, "delay": 11})
+        flights.insert([{"flight": 1545, "delay": 11}, {"flight": 1714, "delay": 20}])
+
+        Takes what `append` takes, too. Costs one transaction, where an append costs a file and a log entry.
+        """
+        self._check_not_pinned("insert into")
+        return self._storage.insert(self.name, given.few(data))
+
+    def flush(self) -> TableVersion:
+        """Bring what was inserted into a version now, rather than within a minute."""
+        self._check_not_pinned("flush")
+        return self._storage.flush(self.name)
 
     def overwrite(
         self, data: object, *, where: Mapping[str, Plain] | None = None, partition_by: Sequence[str] = ()

@@ -52,6 +52,23 @@ def arrow(data: object) -> Rows:
     )
 
 
+def few(data: object) -> pa.Table:
+    """A few rows: a mapping or several, or whatever speaks Arrow."""
+    import pyarrow as pa
+
+    rows = [data] if isinstance(data, Mapping) else data
+    if isinstance(rows, list) and all(isinstance(row, Mapping) for row in rows):
+        if not rows:
+            raise Refused("there are no rows to insert", ways_on=["give one at least"])
+        names = dict.fromkeys(name for row in rows for name in row)
+        try:
+            return pa.table({name: [row.get(name) for row in rows] for name in names})
+        except pa.ArrowException as error:
+            raise Refused(f"the rows are no table: {error}", ways_on=["give each column one type"]) from error
+    found = arrow(data)
+    return found if isinstance(found, pa.Table) else found.read_all()
+
+
 def moment_of(when: When) -> Instant:
     """A point in time as an instant."""
     if isinstance(when, str):

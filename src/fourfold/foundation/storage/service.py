@@ -15,13 +15,17 @@ from fourfold.core.decide import branching, keys
 from fourfold.core.decide.renaming import Names
 from fourfold.core.errors import FourfoldError, NotFound, Refused
 from fourfold.core.ports.blobs import BlobStore, Digest
+from fourfold.core.ports.buffer import RowBuffer, Waiting
 from fourfold.core.ports.clock import Clock
 from fourfold.core.ports.tables import Commit, Difference, Rows, TableStore
 from fourfold.core.services.storage import RETENTION_S
+from fourfold.core.settings import BufferSettings
 from fourfold.core.storage import (
+    Aside,
     Branch,
     Column,
     Condition,
+    Inserted,
     Scalar,
     TableDiff,
     TableInfo,
@@ -34,11 +38,13 @@ from fourfold.foundation.storage.branches import Branches
 from fourfold.foundation.storage.changes import compared
 from fourfold.foundation.storage.checks.gate import Gate
 from fourfold.foundation.storage.files import callers_file
+from fourfold.foundation.storage.inserting import NO_BUFFER, Inserting
 from fourfold.foundation.storage.naming import Naming
 from fourfold.foundation.storage.retiring import Retiring
 from fourfold.foundation.storage.tables import TableRecords
 from fourfold.foundation.storage.versions import MOST_HISTORY, Versions
 
+DEFAULT_BOUNDS = BufferSettings()
 MOST_SHOWN = 1000
 """Rows of each kind that a diff shows."""
 
@@ -50,7 +56,16 @@ class Storage:
     crash or a full disk came between, the next call that looks at the table fills the row in.
     """
 
-    def __init__(self, catalog: Catalog, blobs: BlobStore, tables: TableStore, clock: Clock) -> None:
+    def __init__(
+        self,
+        catalog: Catalog,
+        blobs: BlobStore,
+        tables: TableStore,
+        clock: Clock,
+        *,
+        buffer: RowBuffer = NO_BUFFER,
+        bounds: BufferSettings = DEFAULT_BOUNDS,
+    ) -> None:
         self._records = TableRecords(catalog)
         self._blobs = blobs
         self._tables = tables
@@ -60,6 +75,17 @@ class Storage:
         self._gate = Gate(catalog, self._versions, self._naming, tables, blobs, clock)
         self._branches = Branches(self._records, self._versions, self._naming, tables, self._gate)
         self._retiring = Retiring(self._records, self._versions, tables, clock)
+        self._inserting = Inserting(
+            self._records, self._versions, self._naming, tables, buffer, clock, bounds
+        )
+
+    def watch(self) -> None:
+        """Flush what other processes left behind too, from now on."""
+        self._inserting.buffered.watch()
+
+    def close(self) -> None:
+        """End the thread that flushes; what was inserted waits for whoever opens the project next."""
+        self._inserting.buffered.close()
 
     # Who may do what: every method asks one of these about the name that it was given.
 
@@ -76,7 +102,9 @@ class Storage:
     def _to_change(self, name: str) -> str:
         """The address, if what is there may be changed; rows that wait in front of the table belong to it
         from here on."""
-        return self._to_append(name)
+        address = self._to_append(name)
+        self._inserting.settle(address)
+        return address
 
     def _to_drop(self, name: str) -> str:
         """The address, if it may be removed for good; what is gone may be removed again."""
@@ -95,6 +123,14 @@ class Storage:
         with self._told(address, names):
             commit = self._gate.write("append", address, data, mark, write)
         return self._versions.record(address, commit)
+
+    def insert(self, name: str, data: pa.Table) -> Inserted:
+        address = self._to_append(name)
+        self._gate.refuse_unseen(address)
+        return self._inserting.insert(address, data)
+
+    def flush(self, name: str) -> TableVersion:
+        return self._inserting.flush(self._to_read(name))
 
     def overwrite(
         self,
@@ -172,7 +208,7 @@ class Storage:
     def compact(
         self, name: str, *, cluster_by: tuple[str, ...] = (), target_bytes: int = 128 * 2**20
     ) -> TableVersion | None:
-        address = self._to_append(name)
+        address = self._to_change(name)
         if target_bytes < 1:
             raise Refused(f"files cannot have a size of {target_bytes} bytes")
         mark, names = self._versions.mark(), self._naming.newest(address)
@@ -217,6 +253,10 @@ class Storage:
         where: tuple[Condition, ...] = (),
     ) -> pa.RecordBatchReader:
         address = self._to_read(name)
+        if version is None and at is None and tag is None:
+            if context.ambient() is None:
+                return self._watched(address, self._inserting.scan(address, columns, where))
+            self._inserting.settle(address)  # who records what was read names a version
         pinned = self._versions.resolve(address, version=version, at=at, tag=tag)
         reader = self._naming.scan(address, pinned, columns, where)
         context.record_read(Ref("table", address, str(pinned)))
@@ -281,6 +321,8 @@ class Storage:
     def _two(self, name: str, before: int, after: int | None) -> tuple[str, int]:
         """The address, and the later version, once both may be read and are noted as read."""
         address = self._to_read(name)
+        if after is None:
+            self._inserting.settle(address)
         upto = self._versions.resolve(address, version=after, at=None, tag=None)
         for version in (before, upto):
             context.record_read(Ref("table", address, str(version)))
@@ -293,7 +335,9 @@ class Storage:
         return key
 
     def catch_up(self) -> None:
-        """Fill the catalog in with every version that the tables' own logs know."""
+        """Fill the catalog in with every version that the tables' own logs know, and flush what waits."""
+        for name in self._inserting.waiting():
+            self._inserting.settle(name)
         for name in self._tables.names():
             with suppress(NotFound):  # dropped just now
                 self._versions.catch_up(name, self._tables.snapshot(name).version)
@@ -312,13 +356,14 @@ class Storage:
     ) -> TableInfo:
         address = self._to_read(name)
         pinned = self._versions.resolve(address, version=version, at=at, tag=tag)
-        return self._info(address, pinned)
+        is_newest = version is None and at is None and tag is None
+        return self._info(address, pinned, self._inserting.waiting() if is_newest else {})
 
     def list_tables(self) -> tuple[TableInfo, ...]:
-        dropped = self._records.dropped()
-        return tuple(self._info(name, None) for name in self._tables.names() if name not in dropped)
+        dropped, waiting = self._records.dropped(), self._inserting.waiting()
+        return tuple(self._info(name, None, waiting) for name in self._tables.names() if name not in dropped)
 
-    def _info(self, address: str, version: int | None) -> TableInfo:
+    def _info(self, address: str, version: int | None, waiting: Mapping[str, Waiting]) -> TableInfo:
         snapshot = self._versions.snapshot(address, version)
         names = self._records.names(address, snapshot.version)
         return TableInfo(
@@ -331,15 +376,30 @@ class Storage:
             partition_by=tuple(map(names.shown, snapshot.partition_by)),
             tags=self._records.tags(address),
             file_count=snapshot.file_count,
+            waiting_rows=waiting[address].rows if address in waiting else 0,
+            aside_rows=waiting[address].aside_rows if address in waiting else 0,
         )
 
     def tag(self, name: str, tag: str, *, version: int | None = None, why: str = "") -> TableVersion:
         address = self._to_append(name)
         _check_tag(tag)
+        if version is None:
+            self._inserting.settle(address)
         wanted = self._versions.resolve(address, version=version, at=None, tag=None)
         found = self._versions.readable(address, wanted)
         self._records.put_tag(self._clock.now(), address, tag, wanted, why)
         return found
+
+    # What was set aside
+
+    def aside(self, name: str) -> tuple[Aside, ...]:
+        return self._inserting.aside(self._to_read(name))
+
+    def aside_rows(self, name: str, number: int) -> pa.Table:
+        return self._inserting.aside_rows(self._to_read(name), number)
+
+    def forget_aside(self, name: str, *, why: str = "") -> int:
+        return self._inserting.forget_aside(self._to_append(name), why)
 
     # Branches, and removing
 
@@ -359,10 +419,13 @@ class Storage:
 
     def vacuum(self, name: str, *, older_than_s: float = RETENTION_S, dry_run: bool = False) -> TableVacuum:
         table = branching.only_table(self._to_append(name), "be vacuumed")
+        self._inserting.settle(table)
         return self._retiring.vacuum(table, older_than_s, dry_run=dry_run)
 
     def drop(self, name: str, *, why: str = "") -> None:
-        self._retiring.drop(branching.only_table(self._to_drop(name), "be dropped as a table is"), why)
+        table = branching.only_table(self._to_drop(name), "be dropped as a table is")
+        self._retiring.drop(table, why)
+        self._inserting.drop(table)
 
     # Blobs
 

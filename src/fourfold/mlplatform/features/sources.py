@@ -29,7 +29,8 @@ class SourceTables:
             return self._storage.scan(table).schema
 
     def newest_version(self, table: str) -> int:
-        return self._storage.describe(table).version
+        """A version with all rows that are there now, those of inserts too."""
+        return self._storage.flush(table).version
 
     def rows(self, source: Source, kinds: Mapping[str, Kind], version: int) -> pa.Table:
         """These columns of a version of the source's table, each as its kind's one type."""

@@ -55,7 +55,8 @@ def score(
     batch of inputs, and all answers only then: half a day's scores are never seen. Repeated by the same
     step, the commit is recognised.
     """
-    info = storage.describe(asked.table, version=asked.version)
+    pinned = asked.version if asked.version is not None else storage.flush(asked.table).version
+    info = storage.describe(asked.table, version=pinned)
     columns = [column.name for column in info.columns]
     inputs = model.example.schema
     version = str(model.version)

@@ -78,6 +78,16 @@ class Gate:
             return write(address, data)
         return Passage(self, operation, address, expected, data, mark, write).go()
 
+    def refuse_unseen(self, address: str) -> None:
+        """Refuse rows that readers would see before all that is expected of their table could be asked."""
+        expected = self._expected(address)
+        if expected is not None and expected.expectations:
+            raise Refused(
+                f"something is expected of table '{address}', and inserted rows are seen before it is asked",
+                ways_on=["append them: what is appended is checked before it is seen"],
+                table=address,
+            )
+
     def publish(self, table: str, branch: str, mark: Mark, publish: Callable[[bool], Commit]) -> Commit:
         """Publish a branch, if what is on it is as expected of the table.
 
