@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from fourfold.core.storage import TableVersion as TableVersion
     from fourfold.foundation.compute.counting import count_flops as count_flops
     from fourfold.foundation.storage.api import Table as Table
+    from fourfold.foundation.storage.api import query as query
     from fourfold.foundation.storage.api import table as table
     from fourfold.foundation.storage.datasets import expect as expect
     from fourfold.foundation.storage.folders.api import Files as Files
@@ -54,7 +55,7 @@ _ROOMS: dict[str, tuple[str, ...]] = {
     "fourfold.core.models": ("ModelVersion",),
     "fourfold.core.storage": ("TableVersion",),
     "fourfold.foundation.compute.counting": ("count_flops",),
-    "fourfold.foundation.storage.api": ("Table", "table"),
+    "fourfold.foundation.storage.api": ("Table", "query", "table"),
     "fourfold.foundation.storage.folders.api": ("Files", "files"),
     "fourfold.mlplatform.hosting.api": ("deploy", "endpoint", "predict_table"),
     "fourfold.mlplatform.models.api": ("model", "run", "runs"),

@@ -66,12 +66,12 @@ def test_a_query_sees_the_tables_and_nothing_else(fourfold: Fourfold, project: P
     twice = 'with f as (select * from "raw.flights") select count(*) as n from f a join f b on a.n = b.n'
     assert fourfold("table", "query", twice, "-o", "json").json == [{"n": 12}]
     for sql, says in {
-        "select * from flihgts": "flihgts does not exist",
+        "select * from flihgts": "'flihgts' does not exist",
         'select nope from "raw.flights"': 'column "nope" not found',
         "select * from read_csv('/etc/passwd')": "disabled by configuration",
         "copy (select 1) to 'x.csv'": "disabled by configuration",
         "selec 1": "syntax error",
-        "select * from known": "known does not exist",
+        "select * from known": "'known' does not exist",
     }.items():
         ran = fourfold("table", "query", sql)
         assert (ran.code, ran.out) == (1, ""), sql

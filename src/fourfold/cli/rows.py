@@ -1,7 +1,8 @@
-"""Rows of tables, as commands print them."""
+"""Rows of a table as a command shows them: the first few, each value as JSON can hold it."""
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from fourfold.cli.output import Column, show
@@ -10,8 +11,21 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
+def first(reader: Any, count: int) -> pa.Table:
+    """At most `count` rows of a stream; no more of it is read."""
+    import pyarrow as pa
+
+    batches, seen = [], 0
+    for batch in reader:
+        batches.append(batch)
+        seen += batch.num_rows
+        if seen >= count:
+            break
+    return pa.Table.from_batches(batches, schema=reader.schema).slice(0, count)
+
+
 def show_rows(table: pa.Table, output: str) -> None:
-    """Print the rows of an Arrow table."""
+    """Print rows in the three forms of every listing."""
     import pyarrow.types as types
 
     rows = [{name: _plain(value) for name, value in row.items()} for row in table.to_pylist()]
@@ -27,6 +41,6 @@ def _plain(value: Any) -> Any:
     """A value as JSON can hold it."""
     if isinstance(value, bytes):
         return value.hex()
-    if isinstance(value, float) and value != value:
-        return "NaN"
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
     return value

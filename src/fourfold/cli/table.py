@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from fourfold.cli.main import Verbs
 from fourfold.cli.opened import services
 from fourfold.cli.output import Column, note, output_option, pairs, show, show_one, size, when
-from fourfold.cli.rows import show_rows
+from fourfold.cli.rows import first, show_rows
+from fourfold.cli.table_branch import command as branch
+from fourfold.cli.table_changes import compact, diff, drop, restore, vacuum
 from fourfold.cli.table_checks import COMMANDS as CHECKS
+from fourfold.cli.table_query import command as query
 from fourfold.cli.table_stats import command as stats
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
     from fourfold.core.storage import TableInfo
 
 
@@ -25,8 +25,8 @@ def command() -> None:
     """Versioned tables."""
 
 
-for each in (stats, *CHECKS):
-    command.add_command(each)
+for _verb in (query, diff, restore, compact, vacuum, drop, branch, stats, *CHECKS):
+    command.add_command(_verb)
 
 
 @command.command("ls")
@@ -56,9 +56,13 @@ def ls(output: str) -> None:
 @click.option("--version", type=int, default=None)
 @output_option
 def show_table(name: str, version: int | None, output: str) -> None:
-    """A table's columns, rows, size, partitions and tags."""
+    """A table's columns, rows, size, partitions and tags: of flights, flights@v3 or flights@dev/try-1."""
+    from fourfold.core.storage import table_pin
+
+    pin = table_pin(name)
     with services() as opened:
-        info = opened.storage.describe(name, version=version)
+        wanted = pin.version if version is None else version
+        info = opened.storage.describe(pin.address, version=wanted, at=pin.at, tag=pin.tag)
     show_one(
         info,
         [
@@ -66,7 +70,7 @@ def show_table(name: str, version: int | None, output: str) -> None:
             ("version", f"{info.version} ({when(info.at)})"),
             ("rows", info.rows),
             ("waiting", _waiting(info)),
-            ("size", size(info.size_bytes)),
+            ("size", f"{size(info.size_bytes)} in {info.file_count} files"),
             ("partitioned by", info.partition_by),
             ("tags", pairs(info.tags)),
             *((f"  {c.name}", c.type + ("" if c.is_nullable else " not null")) for c in info.columns),
@@ -139,6 +143,7 @@ def history(name: str, limit: int, output: str) -> None:
                 Column("WHAT", lambda v: v.operation),
                 Column("ROWS", lambda v: v.rows, is_number=True),
                 Column("ADDED", lambda v: v.rows_added, is_number=True),
+                Column("REMOVED", lambda v: v.rows_removed, is_number=True),
                 Column("BY", lambda v: v.by),
                 Column("STEP", lambda v: v.step),
             ],
@@ -154,11 +159,20 @@ def history(name: str, limit: int, output: str) -> None:
 @click.option("--columns", default="", help="Comma-separated; all when not said.")
 @output_option
 def head(name: str, rows: int, version: int | None, tag: str | None, columns: str, output: str) -> None:
-    """The first rows of a table."""
+    """The first rows of a table: of flights, flights@v3, flights@tag:report or flights@dev/try-1."""
+    from fourfold.core.storage import table_pin
+
+    pin = table_pin(name)
     chosen = tuple(c.strip() for c in columns.split(",") if c.strip()) or None
     with services() as opened:
-        reader = opened.storage.scan(name, version=version, tag=tag, columns=chosen)
-        show_rows(_first(reader, rows), output)
+        reader = opened.storage.scan(
+            pin.address,
+            version=pin.version if version is None else version,
+            at=pin.at,
+            tag=pin.tag if tag is None else tag,
+            columns=chosen,
+        )
+        show_rows(first(reader, rows), output)
 
 
 @command.command("tag")
@@ -171,58 +185,3 @@ def tag(name: str, tag: str, version: int | None, why: str) -> None:
     with services() as opened:
         made = opened.storage.tag(name, tag, version=version, why=why)
         note(f"{name}@{tag} is version {made.version}")
-
-
-@command.command("query")
-@click.argument("sql")
-@click.option("--limit", default=100, show_default=True, type=click.IntRange(1, 100_000))
-@output_option
-def query(sql: str, limit: int, output: str) -> None:
-    """Ask tables in SQL (DuckDB, read only): "select count(*) from flights".
-
-    A name with dots is quoted: "raw.flights". Each table that is named is read whole, at its newest version.
-    """
-    import duckdb
-
-    from fourfold.core.errors import NotFound, Refused, did_you_mean
-
-    with services() as opened:
-        known = {table.name for table in opened.storage.list_tables()}
-        connection = duckdb.connect(":memory:")
-        for name in sorted(known):
-            if re.search(rf"(?<![\w.]){re.escape(name)}(?![\w.])", sql):
-                # Whole, not as a stream: a query may pass over a table twice, and a stream is empty then.
-                connection.register(name, opened.storage.read(name))
-        # After this the query sees these tables and nothing else: no files, no extensions.
-        connection.execute("SET python_enable_replacements = false")
-        connection.execute("SET enable_external_access = false")
-        connection.execute("SET lock_configuration = true")
-        try:
-            relation = connection.sql(sql)
-            if relation is None:
-                raise Refused("this is no query: it gives no rows", ways_on=["write: select ... from ..."])
-            result = relation.to_arrow_reader(10_000)
-        except duckdb.CatalogException as error:
-            wanted = re.search(r'[Tt]able with name "?([\w.]+)', str(error))
-            raise NotFound(
-                str(error).splitlines()[0],
-                ways_on=did_you_mean(wanted[1] if wanted else "", known, what="tables"),
-            ) from error
-        except duckdb.Error as error:
-            raise Refused(f"the query cannot be answered: {str(error).splitlines()[0]}") from error
-        table = _first(result, limit + 1)
-        show_rows(table.slice(0, limit), output)
-        if table.num_rows > limit:
-            note(f"... and more; raise --limit above {limit} to see them")
-
-
-def _first(reader: Any, count: int) -> pa.Table:
-    import pyarrow as pa
-
-    batches, seen = [], 0
-    for batch in reader:
-        batches.append(batch)
-        seen += batch.num_rows
-        if seen >= count:
-            break
-    return pa.Table.from_batches(batches, schema=reader.schema).slice(0, count)

@@ -9,7 +9,7 @@ from typing import NewType
 
 from fourfold.core.context import Ref
 from fourfold.core.errors import Refused
-from fourfold.core.times import Instant
+from fourfold.core.times import Instant, parse_instant
 
 Digest = NewType("Digest", str)
 """`blake3:` and 64 hexadecimal digits: the name of a byte string."""
@@ -28,6 +28,8 @@ Row = Mapping[str, object]
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 _BRANCH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*){0,3}")
+_PIN = re.compile(r"v\d+$|tag:|\d{4}-\d{2}-\d{2}")
+"""What stands behind a table's name for a version of it."""
 
 MAIN = "main"
 """The branch that a plain table name means."""
@@ -220,6 +222,46 @@ def table_address(text: str) -> TableAddress:
     return TableAddress(table_name(name), branch_name(branch) if at else MAIN)
 
 
+@dataclass(frozen=True, slots=True)
+class TablePin:
+    """A table or branch at one version, or as it is now."""
+
+    address: str
+    version: int | None = None
+    at: Instant | None = None
+    tag: str | None = None
+
+
+def table_pin(text: str) -> TablePin:
+    """What a name with a version behind it means: by number, tag or time, also of a branch.
+
+    >>> table_pin("flights@v3")
+    TablePin(address='flights', version=3, at=None, tag=None)
+    >>> table_pin("flights@dev/try-1@tag:report").tag
+    'report'
+    >>> table_pin("flights@2013-06-01T00:00Z").at, table_pin("flights@dev/try-1").version
+    (1370044800000000, None)
+    """
+    name, at, rest = text.partition("@")
+    branch = MAIN
+    if at and not _PIN.match(rest):
+        branch, at, rest = rest.partition("@")
+    address = str(table_address(f"{name}@{branch}"))
+    if not at:
+        return TablePin(address)
+    if rest.startswith("tag:"):
+        return TablePin(address, tag=rest[4:])
+    if re.fullmatch(r"v\d+", rest):
+        return TablePin(address, version=int(rest[1:]))
+    if _PIN.match(rest):
+        return TablePin(address, at=parse_instant(rest))
+    raise Refused(
+        f"'{text[:140]}' names no version of a table",
+        ways_on=["write flights@v3, flights@tag:report, flights@2013-06-01T00:00Z or flights@dev/try-1@v3"],
+        name=text[:140],
+    )
+
+
 def branch_name(branch: str) -> str:
     """The name if it may name a branch, else refused.
 
@@ -228,6 +270,7 @@ def branch_name(branch: str) -> str:
     ...
     fourfold.core.errors.Refused: 'dev/../x' cannot name a branch
       use letters, digits, '_', '-', single dots and up to three '/': dev/try-1
+      what looks like a version (v3) or a day (2013-06-01) would be taken for one
     """
     if (
         len(branch) > 100
@@ -235,10 +278,14 @@ def branch_name(branch: str) -> str:
         or ".." in branch
         or branch.endswith(".")
         or "./" in branch
+        or _PIN.match(branch) is not None
     ):
         raise Refused(
             f"'{branch[:140]}' cannot name a branch",
-            ways_on=["use letters, digits, '_', '-', single dots and up to three '/': dev/try-1"],
+            ways_on=[
+                "use letters, digits, '_', '-', single dots and up to three '/': dev/try-1",
+                "what looks like a version (v3) or a day (2013-06-01) would be taken for one",
+            ],
             branch=branch[:140],
         )
     return branch

@@ -18,6 +18,7 @@ from fourfold.core.storage import (
     TableVersion,
     branch_name,
     table_address,
+    table_pin,
 )
 from fourfold.core.times import Instant, duration_s
 from fourfold.foundation.storage import given
@@ -332,5 +333,26 @@ class Table:
 
 
 def table(name: str) -> Table:
-    """The table (or branch) of this name in the present project; it need not exist yet."""
-    return Table(name)
+    """The table of this name in the present project, which need not exist yet.
+
+    A branch or a version may be named too: `flights@dev/try-1`, `flights@v3`, `flights@tag:report`.
+    """
+    pin = table_pin(name)
+    return Table(pin.address, version=pin.version, at=pin.at, tag=pin.tag)
+
+
+def query(sql: str, *, connection: duckdb.DuckDBPyConnection | None = None) -> duckdb.DuckDBPyRelation:
+    """Ask tables in SQL: a DuckDB relation, which reads only the columns and files that it needs.
+
+    A version is named in quotes: `"flights@v3"`, `"flights@tag:report"`, `"flights@2013-06-01T00:00Z"`,
+    `"flights@dev/try-1"`, `"flights@dev/try-1@v2"`. What a step asks is recorded as what it read. With a
+    connection of your own, its tables may be asked too.
+
+        ff.query('''
+            select carrier, avg(now.delay) - avg(old.delay)
+            from flights now join "flights@tag:report" old using (carrier) group by carrier
+        ''').to_arrow_table()
+    """
+    from fourfold.foundation.storage.query import Query
+
+    return Query(context.services().storage, connection).ask(sql)

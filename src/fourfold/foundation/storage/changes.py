@@ -18,6 +18,7 @@ import pyarrow as pa
 from fourfold.core.errors import FourfoldError, OutOfSpace, Refused
 from fourfold.core.ports.tables import Difference
 from fourfold.core.storage import Row
+from fourfold.foundation.storage.query import noted, quoted
 
 MEMORY = "512MB"
 BATCH_ROWS = 65_536
@@ -74,8 +75,8 @@ def compared(name: str, found: Difference, key: Sequence[str]) -> Iterator[Chang
         here.execute("SET TimeZone = 'UTC'")
         here.execute("SET preserve_insertion_order = false")
         here.execute("SET temp_directory = $folder", {"folder": folder})
-        here.register("removed", _noted(found.removed, failed))
-        here.register("added", _noted(found.added, failed))
+        here.register("removed", noted(found.removed, failed))
+        here.register("added", noted(found.added, failed))
         # A changed row is one whose key was on both sides; a null in a key is equal to nothing.
         is_whole = " AND ".join(f"{quoted(column)} IS NOT NULL" for column in key)
         is_pair = (
@@ -121,11 +122,6 @@ def plain(value: object) -> object:
             return str(value)
 
 
-def quoted(name: str) -> str:
-    """A name as SQL takes it."""
-    return '"' + name.replace('"', '""') + '"'
-
-
 def free(schema: pa.Schema, wanted: str) -> str:
     """A name that no column has."""
     taken = {column.lower() for column in schema.names}
@@ -149,19 +145,6 @@ def _check_key(here: Any, name: str, key: Sequence[str], side: str) -> None:
             ways_on=["give more columns as key, or none: then a changed row is one removed and one added"],
             table=name,
         )
-
-
-def _noted(reader: pa.RecordBatchReader, failed: list[FourfoldError]) -> pa.RecordBatchReader:
-    """The same batches; an error of ours is kept, because DuckDB would say it in its own words."""
-
-    def batches() -> Iterator[pa.RecordBatch]:
-        try:
-            yield from reader
-        except FourfoldError as error:
-            failed.append(error)
-            raise
-
-    return pa.RecordBatchReader.from_batches(reader.schema, batches())
 
 
 @contextmanager

@@ -1,0 +1,171 @@
+"""SQL over tables at any versions: DuckDB asks for what it needs, column by column, file by file."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import Context
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+
+from fourfold.core import context
+from fourfold.core.catalog import acting_as, principal
+from fourfold.core.context import Ref
+from fourfold.core.decide.pushdown import conditions_in, fields_in
+from fourfold.core.decide.types import type_named
+from fourfold.core.errors import FourfoldError, NotFound, Refused
+from fourfold.core.services.storage import Storage
+from fourfold.core.storage import Condition, TableInfo, table_pin
+
+
+class Query:
+    """Tables, at the versions that a query names, before a DuckDB connection.
+
+    A name is quoted where it is more than letters, digits and underscores: `"raw.flights"`, `"flights@v3"`,
+    `"flights@tag:report"`, `"flights@2013-06-01T00:00Z"`, `"flights@dev/try-1"`. Which version is meant is
+    found out once, so a query that passes over a table twice sees the same rows.
+    """
+
+    def __init__(
+        self,
+        storage: Storage,
+        connection: duckdb.DuckDBPyConnection | None = None,
+        *,
+        is_closed: bool = False,
+    ) -> None:
+        self._storage = storage
+        self._failed: list[FourfoldError] = []
+        self._known: set[str] = set()
+        self._connection = connection or duckdb.connect(":memory:")
+        if connection is None:  # names are tables, not this module's variables
+            self._connection.execute("SET python_enable_replacements = false")
+        if is_closed:  # the query sees tables and nothing else: no files, no extensions
+            self._connection.execute("SET enable_external_access = false")
+            self._connection.execute("SET lock_configuration = true")
+
+    def ask(self, sql: str) -> duckdb.DuckDBPyRelation:
+        """The query as a relation, which runs when its rows are asked for."""
+        with self.told():
+            count = len(self._connection.extract_statements(sql))
+            if count != 1:
+                raise Refused(f"one query is asked at a time, not {count}", ways_on=["ask them one by one"])
+            relation = self._bound(sql)
+        if relation is None:
+            raise Refused("this is no query: it gives no rows", ways_on=["write: select ... from ..."])
+        return relation
+
+    def _bound(self, sql: str) -> duckdb.DuckDBPyRelation | None:
+        """The query over its tables: DuckDB itself says which it does not know, and has done nothing then."""
+        while True:
+            try:
+                return self._connection.sql(sql)
+            except duckdb.CatalogException as error:
+                missing = _MISSING.search(str(error))
+                if missing is None or missing[1] in self._known:
+                    raise
+                self._connection.register(missing[1], self._source(missing[1]))
+                self._known.add(missing[1])
+
+    @contextmanager
+    def told(self) -> Iterator[None]:
+        """Within the block, what fails in DuckDB is said in our words, and what failed below as itself."""
+        try:
+            yield
+        except duckdb.Error as error:
+            if self._failed:
+                raise self._failed[0] from error
+            says = str(error).splitlines()[0]
+            if (unquoted := _UNQUOTED.search(says)) is not None:
+                raise NotFound(says, ways_on=[f"quote a name with dots: {unquoted[1]}"]) from error
+            raise Refused(f"the query cannot be answered: {says}") from error
+
+    def _source(self, name: str) -> Source:
+        pin = table_pin(name)
+        info = self._storage.describe(pin.address, version=pin.version, at=pin.at, tag=pin.tag)
+        # Here, and not as the rows are read: DuckDB reads in threads that know of no step.
+        context.record_read(Ref("table", info.name, str(info.version)))
+        return Source(self._storage, info, self._failed)
+
+
+_MISSING = re.compile(r"Table with name (.+?) does not exist!")
+_UNQUOTED = re.compile(r"Table with name (\".+?\") does not exist because schema")
+
+
+class Source(ds.Dataset):  # type: ignore[misc]  # pyarrow has no types
+    """A version of a table as DuckDB takes it: read anew at each pass, with its columns and filter told."""
+
+    def __init__(self, storage: Storage, info: TableInfo, failed: list[FourfoldError]) -> None:
+        self._storage = storage
+        self._info = info
+        self._failed = failed
+        self._principal = principal()
+        self._schema = _schema(storage, info)
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The table's columns."""
+        return self._schema
+
+    def scanner(
+        self,
+        columns: Sequence[str] | None = None,
+        filter: pc.Expression | None = None,  # noqa: A002 - DuckDB names it
+        **_: Any,
+    ) -> ds.Scanner:
+        """The rows for which the filter holds: the store skips what it can, and the rest is dropped here."""
+        wanted = self._schema.names if columns is None else list(columns)
+        needed = (
+            wanted if filter is None else list(dict.fromkeys([*wanted, *fields_in(filter, self._schema)]))
+        )
+        where = () if filter is None else conditions_in(filter, self._schema)
+        try:
+            # As who asked, but in no step and no flow's body: DuckDB reads in threads of its own, when and
+            # as often as it likes, and none of that may be journalled.
+            reader = Context().run(self._read, tuple(needed), where)
+        except FourfoldError as error:
+            self._failed.append(error)
+            raise
+        kept = pa.schema([self._schema.field(name) for name in wanted])
+
+        def batches() -> Iterator[pa.RecordBatch]:
+            for batch in noted(reader, self._failed):
+                rows = batch if filter is None else batch.filter(filter)
+                yield rows.select(wanted)
+
+        return ds.Scanner.from_batches(pa.RecordBatchReader.from_batches(kept, batches()))
+
+    def _read(self, columns: tuple[str, ...], where: tuple[Condition, ...]) -> pa.RecordBatchReader:
+        with acting_as(self._principal):
+            return self._storage.scan(
+                self._info.name, version=self._info.version, columns=columns, where=where
+            )
+
+
+def noted(reader: pa.RecordBatchReader, failed: list[FourfoldError]) -> pa.RecordBatchReader:
+    """The same batches; an error of ours is kept, because DuckDB would say it in its own words."""
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        try:
+            yield from reader
+        except FourfoldError as error:
+            failed.append(error)
+            raise
+
+    return pa.RecordBatchReader.from_batches(reader.schema, batches())
+
+
+def quoted(name: str) -> str:
+    """A name as SQL takes it."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _schema(storage: Storage, info: TableInfo) -> pa.Schema:
+    try:
+        return pa.schema([(column.name, type_named(column.type)) for column in info.columns])
+    except Refused:  # a nested type whose names are no plain words
+        return storage.scan(info.name, version=info.version).schema

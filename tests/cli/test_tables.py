@@ -1,0 +1,97 @@
+"""What is done with tables by commands: versions compared, restored, compacted, vacuumed, branched, asked."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from fourfold import wiring
+
+from .conftest import Fourfold
+
+
+@pytest.fixture
+def planes(empty: Path) -> Path:
+    """A project with a table of three versions, the first of them tagged."""
+    with closing(
+        wiring.Project(empty / ".fourfold", wiring.read_settings(empty / ".fourfold", {}))
+    ) as project:
+        storage = project.storage
+        storage.append("planes", pa.table({"id": [1, 2], "change": ["a", "b"]}))
+        storage.tag("planes", "first")
+        storage.append("planes", pa.table({"id": [3], "change": ["c"]}))
+        storage.upsert("planes", pa.table({"id": [2, 4], "change": ["B", "d"]}), key=("id",))
+    return empty
+
+
+def test_versions_are_compared_by_number_and_by_tag(fourfold: Fourfold, planes: Path) -> None:
+    told = fourfold("table", "diff", "planes", "first", "--key", "id")
+    assert "planes: version 0 to 2: 2 added, 0 removed, 1 changed" in told.err
+    assert [line.split() for line in told.lines] == [
+        ["CHANGE", "id", "change"], ["added", "3", "c"], ["added", "4", "d"],
+        ["before", "2", "b"], ["after", "2", "B"],
+    ]  # fmt: skip
+    found = fourfold("table", "diff", "planes", "v0", "1", "-o", "json").json
+    assert (found["added"], found["added_rows"]) == (1, [{"id": 3, "change": "c"}])
+    assert "nothing differs" in fourfold("table", "diff", "planes", "1", "1").err
+    assert "has no tag 'frist'" in fourfold("table", "diff", "planes", "frist").err
+
+
+def test_a_table_is_restored_compacted_and_vacuumed(fourfold: Fourfold, planes: Path) -> None:
+    assert "planes is at version 3: 2 rows" in fourfold("table", "restore", "planes@tag:first").err
+    assert "planes is at version 4: 4 rows" in fourfold("table", "restore", "planes", "--version", "2").err
+    assert "files became 1" in fourfold("table", "compact", "planes").err
+    assert "nothing to gain: 1 files" in fourfold("table", "compact", "planes").err
+    assert fourfold("table", "compact", "planes", "--cluster-by", "id").code == 0
+    would = fourfold("table", "vacuum", "planes", "--older-than", "1h", "--dry-run")
+    assert would.lines[0].startswith("would be removed")
+    assert fourfold("table", "vacuum", "planes", "-o", "json").json["is_dry_run"] is False
+    assert "a write may be under way" in fourfold("table", "vacuum", "planes", "--older-than", "1s").err
+    assert fourfold("table", "restore", "planes").code == 1
+
+
+def test_a_branch_is_made_merged_and_dropped(fourfold: Fourfold, planes: Path) -> None:
+    assert "no branches yet" in fourfold("table", "branch", "ls", "planes").err
+    assert (
+        "planes@dev/try-1 begins with 4 rows" in fourfold("table", "branch", "new", "planes", "dev/try-1").err
+    )
+    assert fourfold("table", "restore", "planes@dev/try-1@v0").code == 0
+    (listed,) = fourfold("table", "branch", "ls", "planes", "-o", "json").json
+    assert (listed["name"], listed["version"], listed["rows"]) == ("dev/try-1", 1, 4)
+    assert fourfold("table", "show", "planes@dev/try-1", "-o", "json").json["version"] == 1
+    assert (
+        "planes is at version 3"
+        in fourfold("table", "branch", "merge", "planes", "dev/try-1", "--why", "ok").err
+    )
+    assert fourfold("table", "branch", "drop", "planes", "dev/try-1").code == 0
+    assert fourfold("table", "branch", "ls", "planes", "-o", "jsonl").out == ""
+    assert "cannot name a branch" in fourfold("table", "branch", "new", "planes", "v3").err
+
+
+def test_a_name_with_a_version_is_taken_where_rows_are_shown(fourfold: Fourfold, planes: Path) -> None:
+    for name, count in {"planes@v1": 3, "planes@tag:first": 2, "planes": 4}.items():
+        assert len(fourfold("table", "head", name, "-o", "json").json) == count
+    assert fourfold("table", "show", "planes@tag:first", "-o", "json").json["version"] == 0
+    assert "names no version" in fourfold("table", "head", "planes@dev@oops").err
+    assert "did not exist" in fourfold("table", "head", "planes@2013-06-01T00:00Z").err
+    history = fourfold("table", "history", "planes", "-o", "json").json
+    assert [version["rows_removed"] for version in history] == [1, 0, 0]
+
+
+def test_a_query_names_versions_of_its_tables(fourfold: Fourfold, planes: Path) -> None:
+    sql = 'select n.id from planes n left join "planes@tag:first" o using (id) where o.id is null order by 1'
+    assert fourfold("table", "query", sql, "-o", "json").json == [{"id": 3}, {"id": 4}]
+    assert (
+        'quote a name with dots: "raw.planes"' in fourfold("table", "query", "select * from raw.planes").err
+    )
+    assert "has no version 9" in fourfold("table", "query", 'select * from "planes@v9"').err
+
+
+def test_a_table_is_dropped_when_that_is_meant(fourfold: Fourfold, planes: Path) -> None:
+    assert fourfold("table", "drop", "planes").code != 0  # nobody there to say yes
+    assert fourfold("table", "ls", "-o", "json").json != []
+    assert fourfold("table", "drop", "planes", "--yes", "--why", "wrong").code == 0
+    assert fourfold("table", "ls", "-o", "json").json == []
