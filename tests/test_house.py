@@ -21,6 +21,7 @@ HOMES: dict[str, str] = {
     "datasketches": r"fourfold\.(foundation|mlplatform)\..*",
     "lmdb": r"fourfold\.adapters\..*",
     "psycopg": r"fourfold\.adapters\..*",
+    "pyiceberg": r"fourfold\.adapters\..*",
     "pyfastcdc": r"fourfold\.adapters\..*",
     "blake3": r"fourfold\.adapters\..*",
     "sqlglot": r"fourfold\.foundation\..*",
@@ -97,7 +98,7 @@ def test_every_room_has_a_page() -> None:
         "backup",
         "catalog", "storage", "compute", "environments", "flows", "pools", "runner", "sim", "features",
         "models", "hosting", "workbench", "server", "cli", "advise", "house", "dependencies", "objects",
-        "lineage", "datasets", "buffer",
+        "iceberg", "lineage", "datasets", "buffer",
     ]  # fmt: skip
     assert [room for room in rooms if not (pages / f"{room}.md").exists()] == []
 

@@ -29,6 +29,7 @@ HEAVY = {
     "pandas",
     "papermill",
     "pyarrow",
+    "pyiceberg",
     "pyfastcdc",
     "skops",
     "sklearn",

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -17,6 +18,7 @@ from tests.storage.backups import Dying, back_up, bring_back, content, content_o
 
 from fourfold import wiring
 from fourfold.adapters.delta.copies import DeltaCopies
+from fourfold.adapters.zip_archive import MANIFEST
 from fourfold.core.errors import Corrupted, FourfoldError, NotFound, OutOfSpace, Refused
 from fourfold.core.settings import Settings
 from fourfold.foundation.storage.restore import MARK, verify
@@ -119,6 +121,24 @@ def closing_nothing() -> Iterator[str]:
 # Damaged, full, strange
 
 
+def strike(path: Path, *, is_manifest: bool) -> None:
+    """Change a byte of a backup's manifest, or of its largest piece; not all bytes of a zip say something."""
+    with zipfile.ZipFile(path) as held:
+        found = [each for each in held.infolist() if (each.filename == MANIFEST) == is_manifest]
+    struck = max(found, key=lambda each: each.compress_size)
+    data = bytearray(path.read_bytes())
+    data[struck.header_offset + 30 + len(struck.filename) + struck.compress_size // 2] ^= 0xFF
+    path.write_bytes(data)
+
+
+def test_a_damaged_manifest_makes_no_project(project: wiring.Project, tmp_path: Path) -> None:
+    back_up(project, tmp_path / "one.zip")
+    strike(tmp_path / "one.zip", is_manifest=True)
+    with pytest.raises(Corrupted, match="says of itself"):
+        bring_back(tmp_path / "one.zip", tmp_path / "new" / ".fourfold")
+    wiring.Project(tmp_path / "new" / ".fourfold", Settings()).close()
+
+
 @pytest.mark.parametrize("place", ["b", pytest.param("one.zip", marks=pytest.mark.slow)])
 def test_a_damaged_backup_is_found_and_not_used(project: wiring.Project, tmp_path: Path, place: str) -> None:
     backup = back_up(project, tmp_path / place)
@@ -129,9 +149,7 @@ def test_a_damaged_backup_is_found_and_not_used(project: wiring.Project, tmp_pat
         file.chmod(0o600)
         file.write_bytes(file.read_bytes()[:-1] + b"?")
     else:
-        data = bytearray((tmp_path / place).read_bytes())
-        data[len(data) // 3] ^= 0xFF
-        (tmp_path / place).write_bytes(data)
+        strike(tmp_path / place, is_manifest=False)
     with closing(wiring.open_archive(tmp_path / place)) as archive, pytest.raises(FourfoldError) as caught:
         verify(archive)
     assert isinstance(caught.value, Corrupted | NotFound)

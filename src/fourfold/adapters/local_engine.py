@@ -54,6 +54,9 @@ PASSED_ON = (
     "LD_LIBRARY_PATH",
     "VIRTUAL_ENV",
 )
+CLOUDS = ("AWS_", "AZURE_", "GOOGLE_", "ICEBERG_")
+"""How the variables begin by which clients of object stores and catalogs find address and credentials: a job
+reads the project's tables itself. They go to the job alone; no file keeps them."""
 THREADS = (
     "OMP_NUM_THREADS",
     "OPENBLAS_NUM_THREADS",
@@ -306,7 +309,11 @@ class LocalEngine:
         cpu = launch.resources.cpu
         threads = str(max(1, int(min(cpu.high or cpu.low, self._unit.cores))))
         return {
-            **{name: os.environ[name] for name in PASSED_ON if name in os.environ},
+            **{
+                name: value
+                for name, value in os.environ.items()
+                if name in PASSED_ON or name.startswith(CLOUDS)
+            },
             **dict.fromkeys(THREADS, threads),  # else each job would start a thread for every core
             **launch.env,
             MARK: str(folder),

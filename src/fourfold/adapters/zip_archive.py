@@ -141,7 +141,12 @@ class ZipReader:
     def manifest(self, number: int) -> bytes:
         if number not in self.manifests():
             raise NotFound(f"{self._path} holds one backup, with the number 1, not {number}")
-        return self._zip.read(MANIFEST)
+        try:
+            return self._zip.read(MANIFEST)
+        except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+            raise Corrupted(
+                f"what {self._path} says of itself is damaged", ways_on=["export it again"]
+            ) from error
 
     def close(self) -> None:
         self._zip.close()

@@ -135,7 +135,7 @@ def _move_aside(folder: Path, settings: Settings) -> None:
     from fourfold.core.errors import Refused
     from fourfold.resources.flows.owner import Lock
 
-    elsewhere = [part for part in ("catalog", "storage", "online") if getattr(settings, part)]
+    elsewhere = [part for part in ("catalog", "storage", "tables", "online") if getattr(settings, part)]
     if elsewhere:
         raise Refused(
             f"--force moves {folder} aside, and the settings put elsewhere: {', '.join(elsewhere)}",

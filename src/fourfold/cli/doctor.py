@@ -127,7 +127,7 @@ def _settings() -> Iterator[Finding]:
     from fourfold import wiring
 
     settings = wiring.read_settings(home(), os.environ)
-    for part in ("catalog", "storage", "online"):
+    for part in ("catalog", "storage", "tables", "online"):
         yield Finding(part, True, getattr(settings, part) or "embedded, in the project's folder")
 
 

@@ -12,10 +12,12 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from fourfold.core.errors import Refused, did_you_mean
+from fourfold.core.objects import SCHEMES, ObjectAddress
 
 ADDRESSES: Mapping[str, tuple[str, ...]] = {
     "catalog": ("sqlite", "postgresql"),
-    "storage": ("file",),
+    "storage": ("file", *SCHEMES),
+    "tables": ("iceberg+sqlite", "iceberg+postgresql", "iceberg+http", "iceberg+https"),
     "online": ("lmdb",),
     "engine": ("local",),
     "openlineage": ("file", "http", "https"),
@@ -96,12 +98,15 @@ class Settings:
     ...
     fourfold.core.errors.Refused: setting 'catalogue' is not known
       did you mean 'catalog'?
-      settings: buffer, catalog, environment, flows, online, openlineage, pools, project, server, storage
+      settings: buffer, catalog, environment, flows, online, openlineage, pools, project, server, storage, \
+tables
     """
 
     project: str = "default"
     catalog: str = ""
     storage: str = ""
+    tables: str = ""
+    """An Iceberg catalog; empty: tables in Delta format, where `storage` is."""
     online: str = ""
     openlineage: str = ""
     """Where events about runs and what they made are sent; empty: nowhere."""
@@ -138,7 +143,7 @@ class Settings:
             else:
                 values[key] = _scalar(str, value, key)
         parsed = cls(**values)
-        for part in ("catalog", "storage", "online", "openlineage"):
+        for part in ("catalog", "storage", "tables", "online", "openlineage"):
             check_address(part, getattr(parsed, part))
         for name, pool in parsed.pools.items():
             check_address("engine", pool.engine, setting=f"pools.{name}.engine")
@@ -166,11 +171,13 @@ def check_address(part: str, address: str, *, setting: str = "") -> None:
         return
     scheme, colon, _ = address.partition("://")
     accepted = ADDRESSES[part]
-    if not colon or scheme.partition("+")[0] not in accepted:
+    if not colon or (scheme not in accepted and scheme.partition("+")[0] not in accepted):
         raise Refused(
             f"setting '{setting or part}' has an address that nobody answers: '{address}'",
             ways_on=["accepted: " + ", ".join(f"{each}://…" for each in accepted)],
         )
+    if part == "storage" and scheme in SCHEMES:
+        ObjectAddress.parse(address)
 
 
 def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
@@ -186,7 +193,7 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
             tree.setdefault("pools", {}).setdefault(pool, {})[key] = value
         elif head in {"server", "environment", "flows", "buffer"} and rest:
             tree.setdefault(head, {})[rest] = value
-        elif name.lower() in {"project", "catalog", "storage", "online", "openlineage"}:
+        elif name.lower() in {"project", "catalog", "storage", "tables", "online", "openlineage"}:
             tree[name.lower()] = value
         # Other variables with our prefix belong to a runner or a test, not to the project.
     return tree

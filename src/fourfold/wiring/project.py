@@ -12,6 +12,7 @@ from fourfold.core.errors import NotFound, Refused
 from fourfold.core.services import PROTOCOLS
 from fourfold.core.settings import PoolSettings, Settings
 from fourfold.wiring.places import find_home, make_folder, read_settings
+from fourfold.wiring.stores import Stores
 
 if TYPE_CHECKING:
     from fourfold.catalog.database import Catalog
@@ -133,32 +134,26 @@ class Project:
         return f"postgresql+psycopg://{rest}" if scheme == "postgresql" else url
 
     @part
-    def blobs(self) -> BlobStore:
-        from fourfold.adapters.local_blobs import LocalBlobs
-        from fourfold.foundation.storage.known import KnownFiles, remembering
+    def stores(self) -> Stores:
+        return Stores(self.settings, self.home)
 
-        store = LocalBlobs(self._folder(self.settings.storage, self.home) / "blobs")
-        return remembering(store, KnownFiles(self.home / "known-files"))
+    @part
+    def blobs(self) -> BlobStore:
+        return self.stores.blobs()
 
     @part
     def uploads(self) -> BlobStore:
         """Pieces of uploads, until the whole is there."""
-        from fourfold.adapters.local_blobs import LocalBlobs
-
-        return LocalBlobs(self._folder(self.settings.storage, self.home) / "uploads")
+        return self.stores.uploads()
 
     @part
     def tables(self) -> TableStore:
-        from fourfold.adapters.delta.store import DeltaTables
-
-        return DeltaTables(self._folder(self.settings.storage, self.home) / "tables")
+        return self.stores.tables()
 
     @part
     def copies(self) -> TableCopies:
         """The tables as files."""
-        from fourfold.adapters.delta.copies import DeltaCopies
-
-        return DeltaCopies(self._folder(self.settings.storage, self.home) / "tables")
+        return self.stores.copies()
 
     @part
     def buffer(self) -> RowBuffer:
@@ -301,7 +296,7 @@ class Project:
         from fourfold.resources.flows.openlineage.facts import ProjectFacts
         from fourfold.resources.flows.openlineage.service import LineageEvents
 
-        store = self.settings.storage
+        store = self.settings.storage.partition("?")[0]
         if not store or store.startswith("file://"):
             store = f"file://{self._folder(store, self.home).resolve()}"
         facts = ProjectFacts(self.database, lambda: self.storage, project=self.settings.project, store=store)

@@ -59,13 +59,15 @@ class LocalPlace:
     def put(self, path: str, data: bytes) -> None:
         target = self._root / path
         self._make(target.parent)
-        unfinished = self._write(target, data)
-        try:
-            self._disk.rename(unfinished, target)
-        except OSError:
-            self._disk.unlink(unfinished)
-            raise
-        self._disk.sync(target.parent)
+        self._replace(target, self._write(target, data))
+
+    def put_pieces(self, path: str, pieces: Iterable[bytes]) -> None:
+        target = self._root / path
+        unfinished = f"{path.rpartition('/')[0]}/{_UNFINISHED}{secrets.token_hex(8)}"
+        with self.new_file(unfinished) as sink:
+            for piece in pieces:
+                sink.write(piece)
+        self._replace(target, self._root / unfinished)
 
     def get(self, path: str) -> bytes | None:
         try:
@@ -186,6 +188,14 @@ class LocalPlace:
                 self._disk.unlink(path)
             raise
         return path
+
+    def _replace(self, target: Path, unfinished: Path) -> None:
+        try:
+            self._disk.rename(unfinished, target)
+        except OSError:
+            self._disk.unlink(unfinished)
+            raise
+        self._disk.sync(target.parent)
 
     def _make(self, folder: Path) -> None:
         """Make a folder and those above it, their names on the disk."""

@@ -49,6 +49,10 @@ class Place(Protocol):
         """Store bytes in the place of what the name stood for; readers see the old ones or the new."""
         ...
 
+    def put_pieces(self, path: str, pieces: Iterable[bytes]) -> None:
+        """The same for bytes that come one piece after the other, and are never held all at once."""
+        ...
+
     def get(self, path: str) -> bytes | None:
         """All bytes of a file, `None` when it is not there."""
         ...
