@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from fourfold.catalog import faults, rows
+from fourfold.catalog import database, faults, rows
 from fourfold.catalog.database import Catalog
 from fourfold.catalog.tables import project
 from fourfold.core.errors import Corrupted, OutOfSpace, Refused, Unavailable
@@ -93,8 +93,7 @@ def test_a_lock_held_too_long_is_unavailable(
     assert sqlite_catalog.path is not None
     other = sqlite3.connect(sqlite_catalog.path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
-    with sqlite_catalog.read() as connection:
-        connection.exec_driver_sql("PRAGMA busy_timeout=1")  # the pool gives this connection out again
+    monkeypatch.setattr(database, "BUSY_TIMEOUT_S", 0.05)
     with pytest.raises(Unavailable, match="locked"), sqlite_catalog.write():
         pass
     other.close()

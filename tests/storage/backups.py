@@ -34,6 +34,8 @@ def fill(project: wiring.Project) -> None:
     storage.append("flights", pa.table({"n": [3], "name": ["\u2708"]}))
     storage.tag("flights", "good", version=0, why="looked at")
     storage.append("parts", pa.table({"n": [1, 2], "day": ["x", "y"]}), partition_by=("day",))
+    storage.fork("flights", "dev/try-1")
+    storage.append("flights@dev/try-1", pa.table({"n": [7], "name": ["on a branch"]}))
     storage.append("gone", pa.table({"n": [1]}))
     storage.drop("gone")
     digest = storage.put_blob(b"\0bytes" * 1000)

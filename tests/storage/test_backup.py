@@ -42,6 +42,9 @@ def test_what_is_brought_back_is_what_was_there(project: wiring.Project, tmp_pat
             of.storage.read("flights").to_pylist(),
             of.storage.read("flights", tag="good").to_pylist(),
             of.storage.history("flights"),
+            of.storage.read("flights@dev/try-1").to_pylist(),
+            of.storage.history("flights@dev/try-1"),
+            of.storage.branches("flights"),
             of.storage.list_tables(),
             of.catalog.lineage("table", "flights", version="0", direction=Direction.downstream),
             of.catalog.audit(limit=1000),
@@ -159,7 +162,7 @@ def test_a_table_that_is_dropped_meanwhile_lets_it_begin_again(
         _, backup = project.backups.write(
             archive, progress=at("tables", lambda: project.storage.drop("parts"))
         )
-    assert [table.name for table in backup.tables] == ["flights"]
+    assert [table.name for table in backup.tables] == ["flights", "flights@dev/try-1"]
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
 import sqlalchemy as sa
 
 from fourfold.catalog.tables import audit as table
@@ -14,6 +15,11 @@ from fourfold.core.context import Ref
 from fourfold.core.times import Instant
 
 _INSERT = table.insert()
+_ENTRIES = sa.select(
+    *(table.c.sequence, table.c.at_us, table.c.principal, table.c.action),
+    *(table.c.kind, table.c.name, table.c.version, table.c.facts),
+).order_by(table.c.sequence.desc())
+_facts = msgspec.json.Decoder(dict[str, Any]).decode
 
 
 def record(
@@ -51,20 +57,13 @@ def entries(
     limit: int = 100,
 ) -> tuple[AuditEntry, ...]:
     """Entries that match all that is given, newest first."""
-    query = sa.select(table).order_by(table.c.sequence.desc()).limit(limit)
+    query = _ENTRIES.limit(limit)
     for column, wanted in (("kind", kind), ("name", name), ("principal", principal), ("action", action)):
         if wanted:
             query = query.where(table.c[column] == wanted)
     if before is not None:
         query = query.where(table.c.sequence < before)
     return tuple(
-        AuditEntry(
-            sequence=row.sequence,
-            at=Instant(row.at_us),
-            principal=row.principal,
-            action=row.action,
-            ref=Ref(row.kind, row.name, row.version),
-            facts=wire.decode(row.facts, dict[str, Any], what="audit facts"),
-        )
-        for row in connection.execute(query)
+        AuditEntry(sequence, Instant(at), by, action, Ref(kind, name, version), _facts(facts))
+        for sequence, at, by, action, kind, name, version, facts in connection.execute(query)
     )

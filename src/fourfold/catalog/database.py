@@ -15,6 +15,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from fourfold.catalog import faults
+from fourfold.catalog.turns import Turns
 from fourfold.core.errors import Corrupted, Refused, Unavailable
 
 metadata = sa.MetaData(
@@ -28,6 +29,8 @@ metadata = sa.MetaData(
 )
 """Every room registers its tables here, in its own `tables.py`; foreign keys point down the floors."""
 
+TURNS = "turns"
+"""Where a connection keeps its `Turns`."""
 BUSY_TIMEOUT_S = 30.0
 """How long a unit of work waits for another process's write, or for a free connection."""
 
@@ -56,7 +59,8 @@ class Catalog:
         )
         sa.event.listen(self._engine, "handle_error", faults.translate)
         if self.is_sqlite:
-            sa.event.listen(self._engine, "connect", _prepare_sqlite)
+            sa.event.listen(self._engine, "connect", self._prepare_sqlite)
+            sa.event.listen(self._engine, "close", lambda _, record: record.info.pop(TURNS).close())
 
     def __repr__(self) -> str:
         return f"<Catalog {self._engine.url.render_as_string(hide_password=True)}>"
@@ -105,7 +109,7 @@ class Catalog:
             if durable:
                 connection.exec_driver_sql("PRAGMA synchronous=FULL")
             try:
-                connection.exec_driver_sql("BEGIN IMMEDIATE")
+                self._begin_writing(connection)
                 try:
                     yield connection
                     connection.commit()
@@ -144,7 +148,7 @@ class Catalog:
                 connection.exec_driver_sql("PRAGMA synchronous=FULL")
             try:
                 if self.is_sqlite:
-                    connection.exec_driver_sql("BEGIN IMMEDIATE")
+                    self._begin_writing(connection)
                 else:
                     connection.exec_driver_sql("SET LOCAL synchronous_commit = on")
                 yield connection
@@ -179,6 +183,31 @@ class Catalog:
         with connection:
             yield connection
 
+    def _prepare_sqlite(self, connection: Any, record: Any) -> None:
+        connection.isolation_level = None  # we begin transactions ourselves
+        connection.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_S * 1000:.0f}")
+        if connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
+            connection.execute("PRAGMA journal_mode=WAL")  # kept in the file, so asked for once
+        connection.execute("PRAGMA synchronous=NORMAL")
+        # A checkpoint writes each changed page once, however often it changed: 16 MB between two of them.
+        connection.execute("PRAGMA wal_autocheckpoint=4000")
+        connection.execute("PRAGMA foreign_keys=ON")
+        assert self.path is not None
+        record.info[TURNS] = Turns(self.path)
+
+    def _begin_writing(self, connection: sa.Connection) -> None:
+        """Begin a transaction of SQLite that writes, when it is our turn."""
+        driver: Any = connection.connection.driver_connection
+        turns: Turns = connection.info[TURNS]
+        driver.execute("PRAGMA busy_timeout=0")
+        try:
+            if not turns.begin(driver, timeout_s=BUSY_TIMEOUT_S) or not driver.in_transaction:
+                connection.exec_driver_sql("BEGIN IMMEDIATE")  # once more, and if it fails, in our own words
+            elif not connection.in_transaction():
+                connection.begin()  # so that SQLAlchemy commits it; its own BEGIN does nothing here
+        finally:
+            driver.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_S * 1000:.0f}")
+
 
 def _sqlite_path(url: str) -> Path:
     database = sa.engine.make_url(url).database
@@ -188,14 +217,3 @@ def _sqlite_path(url: str) -> Path:
             ways_on=["name a file: sqlite:////home/me/project/.fourfold/catalog.db"],
         )
     return Path(database).absolute()
-
-
-def _prepare_sqlite(connection: Any, _record: object) -> None:
-    connection.isolation_level = None  # we begin transactions ourselves
-    connection.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_S * 1000:.0f}")
-    if connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
-        connection.execute("PRAGMA journal_mode=WAL")  # kept in the file, so asked for once
-    connection.execute("PRAGMA synchronous=NORMAL")
-    # A checkpoint writes each changed page once, however often it changed: 16 MB between two of them.
-    connection.execute("PRAGMA wal_autocheckpoint=4000")
-    connection.execute("PRAGMA foreign_keys=ON")

@@ -20,6 +20,8 @@ LEAST_FREE_BYTES = 64 * 1024
 
 def translate(context: sa.engine.ExceptionContext) -> None:
     """Raise our error for a driver's, chained to it; leave those that are the calling code's own."""
+    if context.is_pre_ping:
+        return  # a connection that was cut off while nobody used it: SQLAlchemy opens another
     error = context.original_exception
     file = context.engine.url.database if context.engine is not None else None
     if (ours := _not_kept(error) or _sqlite(error, file) or _postgres(error)) is not None:
@@ -31,6 +33,8 @@ def _not_kept(error: BaseException) -> FourfoldError | None:
     # SQLite's driver refuses what is beyond 64 bits; PostgreSQL finds it out of range.
     if isinstance(error, OverflowError) or getattr(error, "sqlstate", "") == "22003":
         return Refused("a whole number is larger than a database keeps", ways_on=["give one below 2**63"])
+    if isinstance(error, UnicodeEncodeError):
+        return Refused("a text holds half a character, which no database keeps", ways_on=["leave it out"])
     if type(error).__name__ == "DataError" and "NUL" in str(error):  # PostgreSQL alone; it has no state
         return Refused(
             "a text holds the character NUL, which PostgreSQL does not keep", ways_on=["leave it out"]
@@ -51,7 +55,7 @@ def _sqlite(error: BaseException, file: str | None) -> FourfoldError | None:
             "another process kept the catalog locked for too long; nothing was changed",
             ways_on=["try again", "a write that lasts many seconds holds all others up: see fourfold doctor"],
         )
-    if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
+    if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")) or "Could not decode to UTF-8" in str(error):
         return Corrupted(
             "the catalog file is damaged, or is no SQLite database",
             ways_on=["restore it from a backup; `sqlite3 catalog.db .recover` salvages what can be read"],

@@ -124,7 +124,13 @@ def _take_part(
             ]
         except (ValueError, TypeError, *wire.UNREADABLE) as error:
             raise Corrupted(f"rows {count} to {count + len(chunk)} of {table.name} cannot be read") from error
-        connection.execute(insert, rows)
+        try:
+            connection.execute(insert, rows)
+        except Refused as error:  # the other database kept what this one does not
+            raise Refused(
+                f"rows {count} to {count + len(rows)} of {table.name}: {error.message}",
+                ways_on=error.ways_on,
+            ) from error
         count += len(rows)
     return table.name, count
 

@@ -26,31 +26,35 @@ class Move:
     why: str
 
 
+_HERE = (
+    (table.c.kind == sa.bindparam("of_kind"))
+    & (table.c.name == sa.bindparam("of_name"))
+    & (table.c.tag == sa.bindparam("of_tag"))
+)
+# Built once: building a statement costs more than running it.
+_FIND = sa.select(table.c.target, table.c.version).where(_HERE)
+_SWAP = table.update().where(_HERE & (table.c.version == sa.bindparam("seen")))
+_NOTE = tag_move.insert()
+
+
 def put(
     connection: sa.Connection, at: Instant, kind: str, name: str, tag: str, target: str, *, why: str = ""
 ) -> None:
     """Make a tag of a thing point at a version; where it points there already, nothing happens."""
-    here = (table.c.kind == kind) & (table.c.name == name) & (table.c.tag == tag)
-    row = connection.execute(sa.select(table).where(here)).one_or_none()
+    thing = {"of_kind": kind, "of_name": name, "of_tag": tag}
+    row = connection.execute(_FIND, thing).one_or_none()
     if row is not None and row.target == target:
         return
+    named = {"kind": kind, "name": name, "tag": tag}
     values = {"target": target, "at_us": at, "by": principal(), "why": why}
     if row is None:
-        fresh = {"kind": kind, "name": name, "tag": tag, "version": 1, **values}
-        moved = rows.insert_new(connection, table, [fresh])
+        moved = rows.insert_new(connection, table, [{**named, **values, "version": 1}])
     else:
-        moved = connection.execute(
-            table.update()
-            .where(here & (table.c.version == row.version))
-            .values(version=row.version + 1, **values)
-        ).rowcount
+        swap = {**thing, "seen": row.version, **values, "version": row.version + 1}
+        moved = connection.execute(_SWAP, swap).rowcount
     if moved != 1:
         raise Conflict(f"tag '{tag}' of {kind} '{name}' was moved by somebody else just now")
-    connection.execute(
-        tag_move.insert().values(
-            kind=kind, name=name, tag=tag, source="" if row is None else row.target, **values
-        )
-    )
+    connection.execute(_NOTE, {**named, **values, "source": "" if row is None else row.target})
 
 
 def targets(connection: sa.Connection, kind: str, name: str) -> dict[str, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pyarrow as pa
@@ -338,9 +338,7 @@ class Storage:
         """Fill the catalog in with every version that the tables' own logs know, and flush what waits."""
         for name in self._inserting.waiting():
             self._inserting.settle(name)
-        for name in self._tables.names():
-            with suppress(NotFound):  # dropped just now
-                self._versions.catch_up(name, self._tables.snapshot(name).version)
+        self._versions.catch_up_all()
 
     # What there is
 

@@ -10,8 +10,8 @@ from fourfold.core.catalog import principal
 from fourfold.core.context import Ref
 from fourfold.core.errors import NotFound, OutOfSpace, Refused, Unavailable, did_you_mean
 from fourfold.core.ports.clock import Clock
-from fourfold.core.ports.tables import Commit, Mark, Snapshot, TableStore
-from fourfold.core.storage import MAIN, TableVersion, table_address
+from fourfold.core.ports.tables import Ability, Commit, Mark, Snapshot, TableStore
+from fourfold.core.storage import MAIN, TableAddress, TableVersion, table_address
 from fourfold.core.times import Instant, iso
 from fourfold.foundation.storage.tables import TableRecords
 
@@ -125,6 +125,15 @@ class Versions:
                 ways_on=["use another name: older runs and models cite this one"],
                 table=name,
             )
+
+    def catch_up_all(self) -> None:
+        """Fill the catalog in with every version that the tables' own logs know."""
+        has_branches = Ability.branch in self._tables.abilities
+        for name in self._tables.names():
+            with suppress(NotFound):  # dropped just now
+                for branch in (MAIN, *(self._tables.branches(name) if has_branches else ())):
+                    address = str(TableAddress(name, branch))
+                    self.catch_up(address, self._tables.snapshot(address).version)
 
     def catch_up(self, name: str, newest: int) -> None:
         """Fill in what the catalog missed."""
