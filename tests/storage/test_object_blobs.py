@@ -155,7 +155,7 @@ def test_what_is_there_is_not_sent_again(proxy: Proxy, blobs: ObjectBlobs, tmp_p
     before = len(proxy.asked)
     assert blobs.put_file(tmp_path / "large") == blobs.put(LARGE) == blobs.put([LARGE]) == digest
     asked = proxy.asked[before:]
-    assert [each.method for each in asked] == ["HEAD", "PUT", "HEAD", "HEAD"] * 3
+    assert [each.method for each in asked] == ["HEAD", "PUT", "GET", "HEAD"] * 3
     assert all("/renewed/" in each.path for each in asked if each.method == "PUT")
 
 
@@ -240,3 +240,38 @@ def test_a_store_that_vanishes_while_a_blob_is_sent_has_no_blob(
     there = ObjectBlobs(ObstoreObjects(address))
     assert list(there.digests()) == []
     assert there.size(there.put(LARGE)) == len(LARGE)
+
+
+def test_a_renewal_waits_for_every_sweeper_that_has_marked_its_blob(monkeypatch: pytest.MonkeyPatch) -> None:
+    objects = MemoryObjects()
+    blobs = ObjectBlobs(objects)
+    digest = blobs.put(b"contested")
+    (entry,) = blobs.entries()
+    marks = [Key(f"sweeping/{key(digest).removeprefix('blobs/')}/{number}") for number in range(2)]
+    for mark in marks:
+        objects.put(mark, b"")
+    waits: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        waits.append(seconds)
+        objects.delete([marks[len(waits) - 1]])
+        if len(waits) == 2:  # the second sweeper had looked before, and removes it
+            objects.delete([key(digest)])
+
+    monkeypatch.setattr("fourfold.adapters.object_blobs.time.sleep", sleep)
+    assert not blobs.renew(digest)
+    assert len(waits) == 2
+    assert blobs.put(b"contested") == digest
+    assert blobs.get(digest) == b"contested"
+    assert not blobs.collect(digest, entry.put_at)
+
+
+def test_a_mark_of_a_sweeper_that_died_is_taken_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    objects = MemoryObjects()
+    blobs = ObjectBlobs(objects)
+    digest = blobs.put(b"x")
+    mark = Key(f"sweeping/{key(digest).removeprefix('blobs/')}/dead")
+    objects.put(mark, b"")
+    monkeypatch.setattr("fourfold.adapters.object_blobs.DEAD_S", -1.0)
+    assert blobs.renew(digest)
+    assert objects.stat(mark) is None

@@ -129,21 +129,22 @@ class ObjectBlobs:
 
     def _outlives_sweeps(self, key: Key) -> bool:
         """Wait until nobody is about to remove a blob by an age that it had; whether it is there then."""
-        mark = _beside(_SWEEPING, key)
-        while (begun := self._objects.stat(mark)) is not None:
+        marks = _beside(_SWEEPING, key)
+        while begun := list(self._objects.listing(marks)):
             self._objects.put(_beside(_RENEWED, key), b"")  # tells the store's time
             now = self._objects.stat(_beside(_RENEWED, key))
-            if now is not None and now.modified - begun.modified > DEAD_S * 1e6:
-                self._objects.delete([mark])
-            else:
+            dead = [each.key for each in begun if now and now.modified - each.modified > DEAD_S * 1e6]
+            self._objects.delete(dead)
+            if len(dead) < len(begun):
                 time.sleep(WAIT_S)
         return self._objects.stat(key) is not None
 
     def collect(self, digest: Digest, before: Instant) -> bool:
         key = _key(digest)
-        mark, renewed = _beside(_SWEEPING, key), _beside(_RENEWED, key)
+        renewed = _beside(_RENEWED, key)
+        mark = Key(f"{_beside(_SWEEPING, key)}/{secrets.token_hex(8)}")  # each sweeper takes its own away
         started = time.monotonic()
-        self._objects.put(mark, secrets.token_bytes(8))
+        self._objects.put(mark, b"")
         try:
             found = [stat for each in (key, renewed) if (stat := self._objects.stat(each)) is not None]
             is_old = bool(found) and all(stat.modified < before for stat in found)
