@@ -23,10 +23,12 @@ if TYPE_CHECKING:
     from fourfold.core.services import Services
     from fourfold.core.storage import TableVersion as TableVersion
     from fourfold.foundation.compute.counting import count_flops as count_flops
+    from fourfold.foundation.storage import expect as expect
     from fourfold.foundation.storage.api import Table as Table
     from fourfold.foundation.storage.api import query as query
     from fourfold.foundation.storage.api import table as table
-    from fourfold.foundation.storage.datasets import expect as expect
+    from fourfold.foundation.storage.datasets.api import Dataset as Dataset
+    from fourfold.foundation.storage.datasets.api import dataset as dataset
     from fourfold.foundation.storage.folders.api import Files as Files
     from fourfold.foundation.storage.folders.api import files as files
     from fourfold.mlplatform.features import api as features
@@ -56,6 +58,7 @@ _ROOMS: dict[str, tuple[str, ...]] = {
     "fourfold.core.storage": ("TableVersion",),
     "fourfold.foundation.compute.counting": ("count_flops",),
     "fourfold.foundation.storage.api": ("Table", "query", "table"),
+    "fourfold.foundation.storage.datasets.api": ("Dataset", "dataset"),
     "fourfold.foundation.storage.folders.api": ("Files", "files"),
     "fourfold.mlplatform.hosting.api": ("deploy", "endpoint", "predict_table"),
     "fourfold.mlplatform.models.api": ("model", "run", "runs"),
@@ -69,7 +72,7 @@ _ROOMS: dict[str, tuple[str, ...]] = {
 _HOMES = {name: room for room, names in _ROOMS.items() for name in names}
 
 _MODULES = {
-    "expect": "fourfold.foundation.storage.datasets.expect",
+    "expect": "fourfold.foundation.storage.expect",
     "features": "fourfold.mlplatform.features.api",
 }
 """Names under which a whole module is public."""

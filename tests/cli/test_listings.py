@@ -26,7 +26,16 @@ FILLED = {
     "doctor": "WHAT",
 }
 EMPTY = [
-    *("table ls", "flow ls", "run ls", "model ls", "feature ls", "feature services", "feature freshness"),
+    *(
+        "table ls",
+        "dataset ls",
+        "flow ls",
+        "run ls",
+        "model ls",
+        "feature ls",
+        "feature services",
+        "feature freshness",
+    ),
     *("endpoint ls", "notebook ls", "job ls", "env ls", "token ls", "cron ls", "audit"),
 ]
 

@@ -8,8 +8,14 @@ from datetime import date
 import pyarrow as pa
 import pytest
 
+from fourfold.adapters.blake3_digests import Blake3Digests
+from fourfold.adapters.fastcdc_chunks import FastCdcChunks
 from fourfold.catalog.database import Catalog
 from fourfold.core.context import Executing, Ref
+from fourfold.core.ports.blobs import BlobStore
+from fourfold.core.ports.clock import Clock
+from fourfold.foundation.storage.datasets.service import Datasets
+from fourfold.foundation.storage.folders.service import Files
 from fourfold.foundation.storage.service import Storage
 from fourfold.testing.blobs import MemoryBlobs
 from fourfold.testing.clock import MovableClock
@@ -57,3 +63,9 @@ def rows(*numbers: int, day: date = DAY_1) -> pa.Table:
 def numbers(storage: Storage, name: str = "t", **pin: object) -> list[int]:
     """The sorted `n` of a table's rows."""
     return sorted(storage.read(name, columns=("n",), **pin)["n"].to_pylist())  # type: ignore[arg-type]
+
+
+def datasets_over(catalog: Catalog, storage: Storage, blobs: BlobStore, clock: Clock) -> Datasets:
+    """The service of datasets over this storage."""
+    files = Files(catalog, blobs, blobs, clock, Blake3Digests(), chunker=FastCdcChunks)
+    return Datasets(catalog, storage, files, blobs, clock)

@@ -19,9 +19,9 @@ from fourfold.core.decide.expectations import check_definitions, judge_change, j
 from fourfold.core.errors import Refused
 from fourfold.core.expectations import Expectation, Expected
 from fourfold.core.times import Instant, instant
+from fourfold.foundation.storage import expect
 from fourfold.foundation.storage.checks.rows import WHY, RowRules
 from fourfold.foundation.storage.checks.whole import newest
-from fourfold.foundation.storage.datasets import expect
 from fourfold.testing.clock import START
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from tests.storage.conftest import Attempt
+from tests.storage.conftest import Attempt, datasets_over
 from tests.storage.disks import CutDisk, Killed
 from tests.storage.flights import flights
 
@@ -25,10 +25,10 @@ from fourfold.core.decide.branching import HIDDEN
 from fourfold.core.errors import Conflict, NotFound, Refused
 from fourfold.core.expectations import Expectation, Expected
 from fourfold.core.ports.tables import Mark
+from fourfold.foundation.storage import expect
 from fourfold.foundation.storage.checks import gate, kept
 from fourfold.foundation.storage.checks.rows import WHY
 from fourfold.foundation.storage.checks.tables import KEPT_REFUSALS
-from fourfold.foundation.storage.datasets import expect
 from fourfold.foundation.storage.datasets.service import Datasets
 from fourfold.foundation.storage.service import Storage
 from fourfold.testing.blobs import MemoryBlobs
@@ -60,7 +60,7 @@ def house(sqlite_catalog: Catalog, clock: MovableClock) -> House:
     tables, blobs = MemoryTables(), MemoryBlobs()
     storage = Storage(sqlite_catalog, blobs, tables, clock)
     storage.append("flights", flights(1, 2))
-    return House(storage, Datasets(sqlite_catalog, storage, blobs, clock), tables, clock)
+    return House(storage, datasets_over(sqlite_catalog, storage, blobs, clock), tables, clock)
 
 
 def stream(data: pa.Table, size: int = 2) -> pa.RecordBatchReader:
@@ -356,7 +356,7 @@ def test_a_writer_killed_at_any_step_leaves_the_table_as_it_was_or_the_new_versi
         disk.arm(None)
         storage = opened(disk)
         storage.append(name, flights(1, 2))
-        Datasets(sqlite_catalog, storage, blobs, clock).expect(name, expected)
+        datasets_over(sqlite_catalog, storage, blobs, clock).expect(name, expected)
         disk.arm(number)
         outcome = "killed"
         try:
@@ -373,7 +373,7 @@ def test_a_writer_killed_at_any_step_leaves_the_table_as_it_was_or_the_new_versi
         assert (ids, version) in (([1, 2], 0), ([1, 2, 3, 4], 1))
         assert outcome != "written" or version == 1
         assert kind != "refused" or version == 0
-        kept_aside = Datasets(sqlite_catalog, again, blobs, clock).rejections(name)
+        kept_aside = datasets_over(sqlite_catalog, again, blobs, clock).rejections(name)
         if kind == "set aside" and version == 1:
             assert [each.kept_rows for each in kept_aside] == [1]
         again.append(name, flights(9))

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.storage.conftest import rows
+from tests.storage.conftest import datasets_over, rows
 
 from fourfold.catalog.database import Catalog
 from fourfold.cli.figures import shape
@@ -278,7 +278,7 @@ def tables() -> MemoryTables:
 @pytest.fixture
 def served(catalog: Catalog, tables: MemoryTables, clock: MovableClock) -> tuple[Storage, Datasets]:
     storage = Storage(catalog, MemoryBlobs(), tables, clock)
-    return storage, Datasets(catalog, storage, MemoryBlobs(), clock)
+    return storage, datasets_over(catalog, storage, MemoryBlobs(), clock)
 
 
 def test_a_version_is_counted_once_and_named(

@@ -24,6 +24,7 @@ NOUNS: dict[str, str] = {
     "job": "What ran, what it used, what it cost.",
     "unit": "What jobs run on, and how fast it is.",
     "table": "Versioned tables.",
+    "dataset": "Named, versioned bundles of tables and files.",
     "files": "Versioned folders of files.",
     "storage": "Check what is stored, and remove what nobody needs.",
     "feature": "Features: views, services, audit, explanation.",

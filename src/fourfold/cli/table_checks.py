@@ -36,7 +36,7 @@ def expect(name: str, file: Path, why: str) -> None:
     Rules: not_null, between, matches, one_of, sql, unique, fresh, row_count_change.
     """
     from fourfold.core.errors import Refused
-    from fourfold.foundation.storage.datasets.expect import from_toml
+    from fourfold.foundation.storage.expect import from_toml
 
     try:
         expected = from_toml(tomllib.loads(file.read_text(encoding="utf-8")))

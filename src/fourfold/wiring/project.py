@@ -253,7 +253,7 @@ class Project:
     def datasets(self) -> Datasets:
         from fourfold.foundation.storage.datasets.service import Datasets
 
-        return Datasets(self.database, self.storage, self.blobs, self.clock)
+        return Datasets(self.database, self.storage, self.files, self.blobs, self.clock)
 
     @part
     def compute(self) -> Compute:
@@ -412,6 +412,8 @@ class Project:
                     return self.features.service(ref.name).version
                 case "files":
                     return str(self.files.describe(ref.name).version)
+                case "dataset":
+                    return str(self.datasets.released(ref.name).version)
                 case "model":  # a version never changes; it may be gone
                     return str(self.models.resolve(f"{ref.name}/{ref.version}").number)
                 case "blob" | "run" | "training_set" | "endpoint":  # an endpoint has no versions

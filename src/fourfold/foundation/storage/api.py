@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fourfold.core import context
+from fourfold.core.context import Ref
 from fourfold.core.errors import Refused
 from fourfold.core.storage import (
     MAIN,
@@ -22,7 +23,7 @@ from fourfold.core.storage import (
 )
 from fourfold.core.times import Instant, duration_s
 from fourfold.foundation.storage import given
-from fourfold.foundation.storage.datasets.expect import expected
+from fourfold.foundation.storage.expect import expected
 from fourfold.foundation.storage.given import Plain, Types, When, Where
 
 if TYPE_CHECKING:
@@ -66,6 +67,14 @@ class Table:
     def __repr__(self) -> str:
         pinned = "".join(f" {key}={value!r}" for key, value in self._pin.items() if value is not None)
         return f"<Table {self.name}{pinned}>"
+
+    @property
+    def ref(self) -> Ref:
+        """The table as lineage and datasets know it, at the version that the handle pins, if it does."""
+        if self._pin["at"] is not None or self._pin["tag"] is not None:
+            return Ref("table", self.name, str(self.describe().version))
+        pinned = self._pin["version"]
+        return Ref("table", self.name, "" if pinned is None else str(pinned))
 
     # Writing
 

@@ -133,6 +133,27 @@ sa.Table(
     sa.Column("format", sa.Integer, nullable=False, server_default="1"),
     sa.Index(None, "name", "at_us"),
 )
+sa.Table(
+    "storage_dataset",
+    tables,
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("created_at_us", sa.BigInteger, nullable=False),
+    sa.Column("newest", sa.BigInteger, nullable=False),
+    sa.Column("definition", sa.LargeBinary, nullable=False),
+    sa.Column("format", sa.Integer, nullable=False, server_default="1"),
+)
+sa.Table(
+    "storage_dataset_version",
+    tables,
+    sa.Column("name", sa.Text, sa.ForeignKey("storage_dataset.name"), primary_key=True),
+    sa.Column("version", sa.BigInteger, primary_key=True),
+    sa.Column("at_us", sa.BigInteger, nullable=False),
+    sa.Column("digest", sa.Text, nullable=False),
+    sa.Column("contents", sa.LargeBinary, nullable=False),
+    sa.Column("write_key", sa.Text),
+    sa.Column("format", sa.Integer, nullable=False, server_default="1"),
+    sa.UniqueConstraint("name", "write_key"),
+)
 
 sa.Table(
     "flow_telling",

@@ -82,6 +82,14 @@ class CheckRecords:
         with self._catalog.read() as connection:
             return tuple(wire.decode(found, Check) for found in connection.execute(query).scalars())
 
+    def check_of(self, name: str, version: int) -> Check | None:
+        """What was found of one version, if it was checked as it was written."""
+        kept = check_table.c
+        query = sa.select(kept.found).where(kept.name == name, kept.version == version)
+        with self._catalog.read() as connection:
+            found = connection.execute(query).scalar()
+        return None if found is None else wire.decode(found, Check)
+
     def put_rejection(self, rejection: Rejection, digest: Digest | None) -> None:
         """Keep word of rows that were not as expected, and the oldest refusals no longer."""
         kept = rejection_table.c

@@ -1,20 +1,23 @@
-"""The service of datasets: figures of tables, and what is expected of them."""
+"""The service of datasets: figures of tables, what is expected of them, and bundles of them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import closing
+from dataclasses import replace
 
 import pyarrow as pa
 
 from fourfold.catalog.database import Catalog
 from fourfold.core import context
 from fourfold.core.context import Ref
+from fourfold.core.datasets import DatasetDiff, DatasetInfo, DatasetVersion, Definition
 from fourfold.core.decide.expectations import check_definitions
 from fourfold.core.errors import NotFound, Refused, did_you_mean
 from fourfold.core.expectations import Check, Expected, Rejection
 from fourfold.core.ports.blobs import BlobStore
 from fourfold.core.ports.clock import Clock
+from fourfold.core.services.files import Files
 from fourfold.core.services.storage import Storage
 from fourfold.core.statistics import TableStatistics
 from fourfold.core.storage import MAIN, table_address
@@ -23,6 +26,7 @@ from fourfold.foundation.storage.checks.examine import Would, examine, of_the_wh
 from fourfold.foundation.storage.checks.kept import Kept
 from fourfold.foundation.storage.checks.rows import RowRules, pieces
 from fourfold.foundation.storage.checks.tables import CheckRecords
+from fourfold.foundation.storage.datasets.bundles import Bundles
 from fourfold.foundation.storage.statistics.keeper import StatisticsKeeper
 
 MOST_LISTED = 10_000
@@ -31,12 +35,17 @@ MOST_LISTED = 10_000
 class Datasets:
     """Fulfils `core.services.datasets.Datasets` over a catalog, storage and its blobs."""
 
-    def __init__(self, catalog: Catalog, storage: Storage, blobs: BlobStore, clock: Clock) -> None:
+    def __init__(
+        self, catalog: Catalog, storage: Storage, files: Files, blobs: BlobStore, clock: Clock
+    ) -> None:
         self._records = CheckRecords(catalog)
         self._kept = Kept(self._records, blobs)
         self._storage = storage
         self._clock = clock
         self._statistics = StatisticsKeeper(catalog, lambda n, v: storage.scan(n, version=v), clock)
+        self._bundles = Bundles(
+            catalog, storage, files, clock, figures=self._statistics.of, check=self._check_at
+        )
 
     # What a table holds
 
@@ -101,6 +110,54 @@ class Datasets:
 
     def discard(self, name: str, rejection: str, *, why: str = "") -> None:
         self._records.discard(self._clock.now(), _table(name), rejection, why)
+
+    def _check_at(self, table: str, version: int) -> Check:
+        """What was found when the version was written, if it was checked by what is expected now."""
+        expected = self._records.expected(table) or Expected()
+        found = self._records.check_of(table, version)
+        if found is not None and tuple(v.expectation for v in found.verdicts) == expected.expectations:
+            return found
+        return self.check(table, version=version)
+
+    # Bundles
+
+    def list_datasets(self) -> tuple[DatasetInfo, ...]:
+        return self._bundles.all()
+
+    def define(self, name: str, definition: Definition, *, why: str = "") -> DatasetInfo:
+        made = self._bundles.define(name, definition, why)
+        for ref in definition.members.values():
+            if ref.kind == "table" and table_address(ref.name).branch == MAIN:
+                expected = self._records.expected(ref.name) or Expected()
+                if not expected.statistics:  # counted as they are written from here on
+                    counted = replace(expected, statistics=True)
+                    self._records.expect(self._clock.now(), ref.name, counted, f"in dataset {name}")
+        return made
+
+    def dataset(self, name: str) -> DatasetInfo:
+        return self._bundles.info(name)
+
+    def release(self, name: str, *, why: str = "") -> DatasetVersion:
+        return self._bundles.release(name, why)
+
+    def released(self, name: str, *, version: int | None = None, tag: str | None = None) -> DatasetVersion:
+        if version is not None and tag is not None:
+            raise Refused("name a version by number or by tag: one of them", name=name)
+        return self._bundles.find(name, version, tag)
+
+    def releases(self, name: str, *, limit: int = 1000) -> tuple[DatasetVersion, ...]:
+        return self._bundles.versions(name, _bounded(limit))
+
+    def diff_releases(self, name: str, *, before: int, after: int | None = None) -> DatasetDiff:
+        return self._bundles.diff(name, before, after)
+
+    def tag_release(
+        self, name: str, tag: str, *, version: int | None = None, why: str = ""
+    ) -> DatasetVersion:
+        return self._bundles.tag(name, tag, version, why)
+
+    def check_dataset(self, name: str, *, version: int | None = None) -> tuple[Check, ...]:
+        return self._bundles.check(name, version)
 
     def _schema(self, table: str, version: int | None) -> pa.Schema:
         return self._storage.scan(table, version=version, columns=None).schema

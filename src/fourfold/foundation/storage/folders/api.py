@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fourfold.core import context
+from fourfold.core.context import Ref
 from fourfold.core.errors import NotFound, Refused, did_you_mean
-from fourfold.core.files import File, FilesDiff, FilesVersion, diff, files_name
+from fourfold.core.files import KIND, File, FilesDiff, FilesVersion, diff, files_name
 
 if TYPE_CHECKING:
     from fourfold.core.services.files import Files as Service
@@ -42,6 +43,14 @@ class Files:
     def __repr__(self) -> str:
         pinned = "".join(f" {key}={value!r}" for key, value in self._pin.items() if value is not None)
         return f"<Files {self.name}{pinned}>"
+
+    @property
+    def ref(self) -> Ref:
+        """The files as lineage and datasets know them, at the version that the handle pins, if it does."""
+        if self._pin["tag"] is not None:
+            return self.describe().ref
+        pinned = self._pin["version"]
+        return Ref(KIND, self.name, "" if pinned is None else str(pinned))
 
     def version(self, number: int) -> Files:
         """The files as they were at a version."""
