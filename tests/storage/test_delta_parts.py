@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fourfold.adapters.delta import DeltaTables, files, payload
+from fourfold.adapters.delta import DeltaTables, checkpoint, files, payload
 from fourfold.adapters.delta.compact import curved
 from fourfold.adapters.delta.keyed import KeySet
 from fourfold.adapters.delta.local import LocalPlace
@@ -107,6 +107,30 @@ def test_rows_along_a_curve_are_near_in_each_column() -> None:
     assert len(words_too) == side * side
 
 
+PLAIN = (
+    pa.string(),
+    pa.decimal128(12, 2),
+    pa.date32(),
+    pa.timestamp("us"),
+    pa.bool_(),
+    pa.float64(),
+    pa.binary(),
+)
+
+
+@pytest.mark.parametrize("kind", PLAIN, ids=str)
+def test_rows_are_laid_by_columns_of_every_plain_type(kind: pa.DataType) -> None:
+    values = pa.array([3, None, 1, 2, 0, 1], pa.int32())
+    if pa.types.is_binary(kind):
+        column = values.cast(pa.string()).cast(kind)
+    else:
+        column = values.cast(pa.int64() if pa.types.is_timestamp(kind) else values.type).cast(kind)
+    data = pa.table({"a": column, "b": values})
+    for columns in (["a"], ["a", "b"]):
+        assert len(curved(data, columns)) == 6
+        assert set(map(str, curved(data, columns)["b"].to_pylist())) == {"None", "0", "1", "2", "3"}
+
+
 def test_a_table_laid_anew_skips_files_by_any_of_the_columns(tmp_path: Path) -> None:
     store = DeltaTables(tmp_path)
     x, y = np.divmod(np.random.default_rng(1).permutation(4096), 64)
@@ -168,6 +192,26 @@ def test_what_nobody_can_say_is_said_to_be_in_doubt_and_its_files_stay(
     with pytest.raises(Unavailable, match="not known"):
         store.append("t", rows(2))
     assert numbers(DeltaTables(tmp_path)) == [1, 2]
+
+
+def test_whatever_comes_after_a_commit_its_files_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("fourfold.adapters.delta.transaction.CHECKPOINT_EVERY", 1)
+    store = DeltaTables(tmp_path)
+    store.append("t", rows(1))
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "written", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            store.append("t", rows(2))
+    assert numbers(store) == [1, 2]
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "written", lambda *_: 1 / 0)
+        assert store.append("t", rows(3)).version == 2
+    assert numbers(DeltaTables(tmp_path)) == [1, 2, 3]
 
 
 # Others

@@ -74,9 +74,13 @@ class Staged:
         """Those of the files that somebody removed with the whole table."""
         return self.place.missing([f"{self.table}/{path}" for path in sorted(self._paths)])
 
-    def discard(self, *, but: Iterable[str] = ()) -> None:
-        """Remove the files, but those that are named by a version now."""
-        self._remove(self._paths.difference(but))
+    def keep(self, files: Iterable[DataFile]) -> None:
+        """Have no more to do with these files: a version names them now."""
+        self._paths.difference_update([file.path for file in files])
+
+    def discard(self) -> None:
+        """Remove the files."""
+        self._remove(set(self._paths))
 
     def discard_files(self, files: Iterable[DataFile]) -> None:
         """Remove some of the files, which others took the place of."""

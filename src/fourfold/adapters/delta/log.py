@@ -21,13 +21,14 @@ from fourfold.adapters.delta.actions import DataFile, Entry, Json, parsed, text
 from fourfold.adapters.delta.errors import no_table, no_version, writable
 from fourfold.adapters.delta.place import Place, StoredFile
 from fourfold.adapters.delta.state import State, advanced
-from fourfold.core.errors import Corrupted, FourfoldError, OutOfSpace, Refused
+from fourfold.core.errors import Corrupted, OutOfSpace, Refused
 from fourfold.core.storage import MAIN, TableAddress
 from fourfold.core.times import Instant
 
 CHECKPOINT_EVERY = 100
 OLD_STATES = 16
-"""States of older versions kept in memory."""
+"""States of older versions kept in memory, and the files that all of them together may have."""
+OLD_FILES = 100_000
 READ_AT_ONCE = 64
 """Entries that are asked for together."""
 BRANCHES = "_branches"
@@ -174,8 +175,11 @@ class Log:
             raise InDoubt from error
 
     def checkpoint(self, state: State) -> None:
-        """Spare the next opening a hundred entries. The log is whole without it, so failing is no matter."""
-        with suppress(OSError, FourfoldError, pa.ArrowException):
+        """Spare the next opening a hundred entries.
+
+        The log is whole without it and the write that came here is done, so no failure matters.
+        """
+        with suppress(Exception):
             data, pointer = checkpoint.written(state, self.home)
             self.place.put(self.path(checkpoint.name_of(state.version)), data)
             self.place.put(self.path(checkpoint.POINTER), pointer)
@@ -305,8 +309,11 @@ class Log:
     def _remember(self, state: State) -> None:
         self._old[state.version] = state
         self._old.move_to_end(state.version)
-        while len(self._old) > OLD_STATES:
+        while len(self._old) > 1 and (len(self._old) > OLD_STATES or self._old_files() > OLD_FILES):
             self._old.popitem(last=False)
+
+    def _old_files(self) -> int:
+        return sum(len(state.files) for state in self._old.values())
 
     def _note_foreign(self, entries: Sequence[Entry]) -> None:
         self._foreign |= {entry.version: entry for entry in entries if not entry.own.get("id")}

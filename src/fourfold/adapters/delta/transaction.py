@@ -101,9 +101,11 @@ def perform(log: Log, change: Change, staged: Staged, mark: Mark) -> Commit | No
                 lines = _lines(log, now, outcome, own, mark)
                 is_in_doubt = True
                 made = log.commit(now, lines, own.id)
+                if made is not None:
+                    staged.keep(outcome.added)  # whatever happens from here on, they are a version's
                 is_in_doubt = False
             if made is not None:
-                staged.discard(but=[file.path for file in outcome.added])
+                staged.discard()
                 if made.version and made.version % CHECKPOINT_EVERY == 0:
                     log.checkpoint(made)
                 return own.commit(made.version)
