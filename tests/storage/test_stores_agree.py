@@ -63,6 +63,11 @@ def answer(store: TableStore, version: int, where: tuple[Condition, ...]) -> lis
     return sorted(map(repr, store.scan("t", version=version, where=where).read_all().to_pylist()))
 
 
+@example(
+    [[{"n": None, "x": x, "word": None, "at": None, "day": None}] for x in (-0.0, -0.0, 0.0)],
+    (),
+    [(("x", "in", (0.0,)),), (("x", "not in", (0.0,)),)],
+)
 @example([[{"n": None, "x": -0.0, "word": None, "at": None, "day": None}]], (), [(("x", "<", float("nan")),)])
 @given(written, st.sampled_from([(), ("day",)]), st.lists(conditions(), min_size=1, max_size=4))
 def test_delta_and_memory_give_the_same_rows(

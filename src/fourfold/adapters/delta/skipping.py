@@ -142,8 +142,7 @@ def _compared(known: Range, test: Test) -> tuple[bool, bool]:
     if any(isinstance(value, float) for value in values) and isinstance(least, int):
         least, most = float(least), float(most)  # as Arrow compares them
     inside = [value for value in values if least <= value <= most]
-    # Floats have two zeros, which are equal but for `in`.
-    is_one = known.is_exact and least == most and not isinstance(least, float)
+    is_one = known.is_exact and least == most
     match test.operator:
         case "<":
             return least < values[0], most < values[0]

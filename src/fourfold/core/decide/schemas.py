@@ -178,9 +178,10 @@ def _condition(name: str, field: pa.Field, operator: str, value: object) -> pc.E
         if not isinstance(value, (tuple, list)) or any(item is None for item in value):
             raise Refused(f"column '{field.name}': '{operator}' needs a list of values, without null")
         items = [scalar(name, field, item) for item in value]
-        found = pc.is_in(
-            column, value_set=pa.array([i.as_py() for i in items], items[0].type if items else field.type)
-        )
+        wanted = [item.as_py() for item in items]
+        if 0.0 in wanted and pa.types.is_floating(field.type):
+            wanted += [0.0, -0.0]  # which are equal, but not to a set of values
+        found = pc.is_in(column, value_set=pa.array(wanted, items[0].type if items else field.type))
         return found if operator == "in" else ~found & column.is_valid()
     if isinstance(value, (tuple, list)):
         raise Refused(f"column '{field.name}': '{operator}' needs one value, not a list")
