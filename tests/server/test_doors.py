@@ -64,6 +64,7 @@ def test_every_route_of_the_server_declares_who_may_use_it() -> None:
         "storage.scan",
         "storage.diff",
         "storage.changes",
+        "datasets.check",
         "features.online",
         "features.explain",
         "hosting.predict",
