@@ -373,6 +373,22 @@ def test_a_manifest_whose_files_are_not_stored_makes_no_version(files: Files, ho
     assert files.list_files() == ()
 
 
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_version_that_is_lost_does_not_hinder_the_next(
+    images: Handle, home: Path, tmp_path: Path, chunked: bool
+) -> None:
+    first = images.save(written(tmp_path / "in", FIRST), chunked=chunked)
+    for digest in (first.manifest, first.chunks):
+        if digest is not None:
+            LocalBlobs(home / "blobs").delete(digest)
+    with pytest.raises(NotFound):
+        images.materialize(tmp_path / "out")
+    second = images.save(written(tmp_path / "in", SECOND))
+    assert (second.version, second.chunks is not None) == (1, chunked)
+    images.materialize(tmp_path / "out")
+    assert found(tmp_path / "out") == SECOND
+
+
 def test_a_save_that_took_longer_than_the_grace_stores_again_what_was_swept(
     images: Handle, files: Files, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

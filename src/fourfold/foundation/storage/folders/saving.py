@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from fourfold.core import context
 from fourfold.core.chunks import Layout
-from fourfold.core.errors import NotFound, Refused, did_you_mean
+from fourfold.core.errors import Corrupted, NotFound, Refused, did_you_mean
 from fourfold.core.files import File, FilesVersion, Manifest, check_path, files_name, manifest_of
 from fourfold.core.ports.chunks import Chunker
 from fourfold.core.ports.digests import Digester
@@ -53,11 +53,11 @@ class Folders:
         found = scan(folder, follow_links=follow_links)
         if not found:
             raise Refused(f"{folder} has no files in it", path=str(folder))
-        known = self._known(files_name(name))
+        known, was_chunked = self._known(files_name(name))
         for tries_left in reversed(range(TRIES)):
             progress = Progress(tell, sum(each.size_bytes for each in found))
             chunks = None
-            if chunked or (chunked is None and known is not None):
+            if was_chunked if chunked is None else chunked:
                 _refuse_both(sha256)
                 packer = Packer(self._way, self._digests, self._chunker(), known)
                 digests = [packer.add(each.at, progress) for each in found]
@@ -76,13 +76,18 @@ class Folders:
                     raise
         raise AssertionError("the last try returns or raises")
 
-    def _known(self, name: str) -> Layout | None:
-        """Where the chunks of the newest version lie, if it was saved in chunks."""
+    def _known(self, name: str) -> tuple[Layout | None, bool]:
+        """Where the chunks of the newest version lie, and whether it was saved in chunks."""
         try:
             newest = self._files.describe(name)
+            if newest.chunks is None:
+                return None, False
         except NotFound:
-            return None
-        return None if newest.chunks is None else Layout.read(self._way.get(newest.chunks))
+            return None, False
+        try:
+            return Layout.read(self._way.get(newest.chunks)), True
+        except (NotFound, Corrupted):
+            return None, True  # that version is lost, and this one must not be
 
     def materialize(
         self,

@@ -12,7 +12,7 @@ from fourfold.catalog.database import Catalog
 from fourfold.core import context
 from fourfold.core.catalog import principal
 from fourfold.core.chunks import Layout
-from fourfold.core.errors import NotFound, Refused
+from fourfold.core.errors import Corrupted, NotFound, Refused
 from fourfold.core.files import (
     MOST_ASKED,
     MOST_PIECES,
@@ -132,9 +132,13 @@ class Files:
         return self._blobs.get(digest)
 
     def _stored(self, version: FilesVersion) -> tuple[dict[Digest, int], tuple[Digest, ...]]:
-        """What a version has stored: whole files with their sizes, and packs of chunks."""
-        layout = None if version.chunks is None else Layout.read(self._blobs.get(version.chunks))
-        manifest = Manifest.read(self._blobs.get(version.manifest))
+        """What a version has stored: whole files with their sizes, and packs of chunks; nothing where it
+        cannot be read, so that a version that is lost does not hinder the next."""
+        try:
+            layout = None if version.chunks is None else Layout.read(self._blobs.get(version.chunks))
+            manifest = Manifest.read(self._blobs.get(version.manifest))
+        except (NotFound, Corrupted):
+            return {}, ()
         whole = {file.digest: file.size_bytes for file in manifest.files if not _is_packed(file, layout)}
         return whole, () if layout is None else layout.packs
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from fourfold.core.services.storage import Storage
 
 AT_ONCE = 4
-"""Files or pieces that are under way together: memory is bounded by this many pieces."""
+"""Files that are under way together, and pieces of each: at most 16 pieces are in memory."""
 TRIES = 3
 READ_BYTES = 1 << 20
 BATCH = 1000
@@ -164,15 +164,15 @@ class Afar:
             batch = paths[start : start + BATCH]
             found = list(at_once(named, batch))
             absent = set(self._files.renew(tuple(found)))
+            new: list[tuple[Path, Digest]] = []
             for path, digest in zip(batch, found, strict=True):
                 if digest in absent:
                     absent.discard(digest)
-                    with path.open("rb", buffering=0) as file:
-                        size_bytes = os.fstat(file.fileno()).st_size
-                        piece = partial(os.pread, file.fileno(), PIECE_BYTES)
-                        self._send(digest, size_bytes, piece, progress)
+                    new.append((path, digest))
                 else:
                     progress.add(path.stat().st_size)
+            for _ in at_once(lambda each: self._send_file(*each, progress), new):
+                pass
             digests += found
         if sha256:
             for _ in at_once(self._files.sha256, dict.fromkeys(digests)):
@@ -229,6 +229,11 @@ class Afar:
             if self._digests.of(data) == piece:
                 return data
         raise _damaged(digest)
+
+    def _send_file(self, path: Path, digest: Digest, progress: Progress) -> None:
+        with callers_file(path), path.open("rb", buffering=0) as file:
+            size_bytes = os.fstat(file.fileno()).st_size
+            self._send(digest, size_bytes, partial(os.pread, file.fileno(), PIECE_BYTES), progress)
 
     def _send(
         self, digest: Digest, size_bytes: int, piece_at: Callable[[int], bytes], progress: Progress
