@@ -25,6 +25,7 @@ from fourfold.server.app import Access, Bounds, Mounted, build_app
 from fourfold.server.identity import Bearers
 from fourfold.server.pages import About
 from fourfold.testing.blobs import MemoryBlobs
+from fourfold.testing.buffer import MemoryBuffer
 from fourfold.testing.clock import MovableClock
 from fourfold.testing.table_kit.given import stream
 from fourfold.testing.tables import MemoryTables
@@ -41,14 +42,14 @@ def _identity(secret: str) -> Identity:
 
 @pytest.fixture
 def url(sqlite_catalog: Catalog, clock: MovableClock, tmp_path: Path) -> Iterator[str]:
-    service = Storage(sqlite_catalog, MemoryBlobs(), MemoryTables(), clock)
+    service = Storage(sqlite_catalog, MemoryBlobs(), MemoryTables(), clock, buffer=MemoryBuffer())
     app = build_app(
         [Mounted("storage", Protocol, service)],
         access=Access(Bearers(OWNER, _identity)),
         about=About("1"),
         bounds=Bounds(body_bytes=10_000),
     )
-    with answering(app, tmp_path / "s.sock") as address:
+    with answering(app, tmp_path / "s.sock") as address, closing(service):
         yield address
 
 
@@ -82,6 +83,16 @@ def test_a_table_is_changed_in_every_way_from_afar(afar: Table) -> None:
     assert afar.changes(1, 2).read_all().num_rows == 47
     assert afar.vacuum(older_than="1d", dry_run=True).is_dry_run
     assert [version.operation for version in afar.history()][:2] == ["compact", "restore"]
+
+
+def test_rows_are_inserted_and_flushed_from_afar(afar: Table) -> None:
+    assert afar.insert([{"n": 1}, {"n": 2}]).rows == 2
+    assert afar.insert({"n": 3}).number == 1
+    assert n(afar) == [1, 2, 3]
+    assert afar.read().schema.metadata == {b"fourfold.version": b"0+3", b"fourfold.repeatable": b"false"}
+    assert afar.describe().waiting_rows == 3
+    assert (afar.flush().version, afar.describe().waiting_rows) == (1, 0)
+    assert n(afar) == [1, 2, 3]
 
 
 def test_a_branch_with_slashes_is_reached_by_its_address(afar: Table) -> None:

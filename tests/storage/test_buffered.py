@@ -394,6 +394,17 @@ def test_rows_that_another_process_left_behind_are_flushed_by_who_comes_next(pla
     assert threading.active_count() <= threads  # nothing waits now, so no thread began
 
 
+def test_a_process_that_watches_looks_again_even_when_nothing_waits(place: Place) -> None:
+    watching = place.open(flush_s=30)
+    assert watching.look() is None
+    watching.watch()
+    assert watching.look() == 30
+    insert(place.open(), 1)
+    place.clock.advance(30)
+    assert watching.look() == 30
+    assert place.tables.snapshot("t").rows == 1
+
+
 def test_a_table_that_cannot_be_flushed_holds_no_other_up_and_is_tried_again(place: Place) -> None:
     place.tables.append("u", rows())
     here = place.open(flush_s=10)

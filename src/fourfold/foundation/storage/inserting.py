@@ -87,12 +87,11 @@ class Inserting:
             self._versions.snapshot(name)
             raise
         version = live.snapshot.version
-        flushed = self._naming.scan(name, version, columns, where)
+        names = self._records.names(name, version)
+        flushed = self._naming.scan_under(names, name, version, columns, where)
         if not len(live.rows):
             return flushed
-        waiting = live.rows.rename_columns(
-            self._records.names(name, version).show(live.snapshot.schema).names
-        )
+        waiting = live.rows.rename_columns(names.show(live.snapshot.schema).names)
         condition = schemas.expression(name, where, waiting.schema)
         wanted = waiting if condition is None else waiting.filter(condition)
         wanted = wanted.select(flushed.schema.names).cast(flushed.schema)

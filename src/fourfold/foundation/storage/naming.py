@@ -59,7 +59,17 @@ class Naming:
         self, name: str, version: int, columns: tuple[str, ...] | None, where: tuple[Condition, ...]
     ) -> pa.RecordBatchReader:
         """The rows of a version under the names that it shows."""
-        names = self._records.names(name, version)
+        return self.scan_under(self._records.names(name, version), name, version, columns, where)
+
+    def scan_under(
+        self,
+        names: Names,
+        name: str,
+        version: int,
+        columns: tuple[str, ...] | None,
+        where: tuple[Condition, ...],
+    ) -> pa.RecordBatchReader:
+        """As `scan`, under names that are known already."""
         if names:
             asked = [*(columns or ()), *(column for column, _, _ in where)]
             schemas.check_columns(

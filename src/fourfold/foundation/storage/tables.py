@@ -78,10 +78,8 @@ class TableRecords:
 
     def known(self, name: str) -> Known | None:
         """What the catalog knows of a name; `None` where it never heard of it."""
-        newest = sa.select(sa.func.max(version_table.c.version)).where(version_table.c.name == table.c.name)
-        query = sa.select(table.c.dropped_at_us, newest.scalar_subquery()).where(table.c.name == name)
         with self._catalog.read() as connection:
-            row = connection.execute(query).one_or_none()
+            row = connection.execute(_KNOWN, {"named": name}).one_or_none()
         if row is None:
             return None
         dropped = None if row[0] is None else Instant(row[0])
@@ -224,6 +222,23 @@ class TableRecords:
         return None if row is None else _version(row)
 
 
+# Asked at every insert and every read: building a statement costs more than running it.
+_KNOWN = sa.select(
+    table.c.dropped_at_us,
+    sa.select(sa.func.max(version_table.c.version))
+    .where(version_table.c.name == table.c.name)
+    .scalar_subquery(),
+).where(table.c.name == sa.bindparam("named"))
+_NAMES = (
+    sa.select(column_table.c.stored, column_table.c.shown)
+    .where(
+        column_table.c.name == sa.bindparam("named"),
+        column_table.c.since <= sa.bindparam("upto", type_=sa.BigInteger),
+    )
+    .order_by(column_table.c.since)
+)
+
+
 def _select() -> sa.Select[tuple[object, ...]]:
     before = version_table.alias("before")
     is_before = (before.c.name == version_table.c.name) & (before.c.version == version_table.c.version - 1)
@@ -232,9 +247,8 @@ def _select() -> sa.Select[tuple[object, ...]]:
 
 
 def _names(connection: sa.Connection, name: str, version: int) -> Names:
-    here = (column_table.c.name == name) & (column_table.c.since <= version)
-    query = sa.select(column_table.c.stored, column_table.c.shown).where(here)
-    pairs = {row.stored: row.shown for row in connection.execute(query.order_by(column_table.c.since))}
+    found = connection.execute(_NAMES, {"named": name, "upto": version})
+    pairs = {row.stored: row.shown for row in found}
     return Names({stored: shown for stored, shown in pairs.items() if stored != shown})
 
 

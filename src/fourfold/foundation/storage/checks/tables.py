@@ -44,6 +44,7 @@ rejection_table = sa.Table(
     sa.Column("format", sa.Integer, nullable=False, server_default="1"),
     sa.Index(None, "name", "at_us"),
 )
+_EXPECTED = sa.select(expected_table.c.expected).where(expected_table.c.name == sa.bindparam("named"))
 KEPT_REFUSALS = 20
 """Refused writes of a table whose rows stay; what was set aside stays until somebody discards it."""
 
@@ -56,9 +57,8 @@ class CheckRecords:
 
     def expected(self, name: str) -> Expected | None:
         """What is expected of a table, if anything."""
-        query = sa.select(expected_table.c.expected).where(expected_table.c.name == name)
         with self._catalog.read() as connection:
-            found = connection.execute(query).scalar()
+            found = connection.execute(_EXPECTED, {"named": name}).scalar()
         return None if found is None else wire.decode(found, Expected, what="kept expectations")
 
     def expect(self, at: Instant, name: str, expected: Expected, why: str) -> None:
