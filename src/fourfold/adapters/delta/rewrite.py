@@ -7,7 +7,7 @@ so a change that must look again, because others committed, looks only at what t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -18,6 +18,9 @@ from fourfold.adapters.delta.errors import readable
 from fourfold.adapters.delta.files import Staged, in_threads, write_file
 from fourfold.adapters.delta.reading import OpenFile
 from fourfold.adapters.delta.state import State
+
+ASKED_ROWS = 1 << 20
+"""Rows of which only the deciding columns are in memory, to be asked about together."""
 
 Finder = Callable[[pa.Table], pa.ChunkedArray | pa.BooleanArray]
 """Tells for each row whether it goes: true or false, never null."""
@@ -79,7 +82,7 @@ class Rewriting:
 
     def _without(self, file: DataFile, schema: pa.Schema, columns: Sequence[str], finder: Finder) -> Decided:
         with OpenFile(self._staged.place, self._staged.table, file, schema) as opened:
-            going = [_mask(finder(piece)) for piece in opened.pieces(columns)]
+            going = list(_masks(opened.pieces(columns), finder))
             count = sum(pc.sum(mask).as_py() or 0 for mask in going)
             if not count:
                 return KEPT
@@ -105,5 +108,24 @@ def stored_columns(file: DataFile, schema: pa.Schema) -> list[str]:
     return [column for column in schema.names if column not in file.partition_values]
 
 
-def _mask(answer: pa.ChunkedArray | pa.BooleanArray) -> pa.BooleanArray:
-    return answer.combine_chunks() if isinstance(answer, pa.ChunkedArray) else answer
+def _masks(pieces: Iterable[pa.Table], finder: Finder) -> Iterator[pa.BooleanArray]:
+    """For each piece which rows go. Several are asked about at once: asking may have a price of its own."""
+    waiting: list[pa.Table] = []
+    rows = 0
+    for piece in pieces:
+        waiting.append(piece)
+        rows += len(piece)
+        if rows >= ASKED_ROWS:
+            yield from _asked(waiting, finder)
+            waiting, rows = [], 0
+    if waiting:
+        yield from _asked(waiting, finder)
+
+
+def _asked(pieces: list[pa.Table], finder: Finder) -> Iterator[pa.BooleanArray]:
+    answer = finder(pa.concat_tables(pieces))
+    whole = answer.combine_chunks() if isinstance(answer, pa.ChunkedArray) else answer
+    offset = 0
+    for piece in pieces:
+        yield whole.slice(offset, len(piece))
+        offset += len(piece)
