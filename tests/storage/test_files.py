@@ -22,6 +22,7 @@ from tests.storage.power import Disk
 from fourfold.adapters.blake3_digests import Blake3Digests
 from fourfold.adapters.fastcdc_chunks import FastCdcChunks
 from fourfold.adapters.local_blobs import LocalBlobs
+from fourfold.adapters.object_blobs import ObjectBlobs
 from fourfold.catalog.database import Catalog
 from fourfold.core import context
 from fourfold.core.context import Ref
@@ -34,6 +35,7 @@ from fourfold.foundation.storage.folders.api import Files as Handle
 from fourfold.foundation.storage.folders.service import Files
 from fourfold.foundation.storage.upkeep import Upkeep
 from fourfold.testing.clock import MovableClock
+from fourfold.testing.objects import MemoryObjects
 
 Tree = dict[str, tuple[bytes, bool]]
 """Path to bytes and the executable bit."""
@@ -335,6 +337,26 @@ def test_a_step_records_what_it_saved_and_read_and_a_repeat_saves_once(
     assert first.writes == again.writes == [Ref("files", "images", "0")]
     assert again.reads == [Ref("files", "images", "1")] * 2
     assert [version.version for version in images.history()] == [1, 0]
+
+
+def test_files_live_in_an_object_store_as_on_a_disk(
+    sqlite_catalog: Catalog, tmp_path: Path, clock: MovableClock
+) -> None:
+    stores = ObjectBlobs(MemoryObjects()), ObjectBlobs(MemoryObjects())
+    files = Files(sqlite_catalog, *stores, clock, Blake3Digests(), FastCdcChunks)
+    trees = {"whole": FIRST, "chunked": SECOND}
+    for name, tree in trees.items():
+        made = Handle(name, service=files).save(written(tmp_path / "in", tree), chunked=name == "chunked")
+        assert made.size_bytes == sum(len(data) for data, _ in tree.values())
+    later = MovableClock(Instant(time.time_ns() // 1000))
+    later.advance(2 * GRACE_S)
+    upkeep = Upkeep(sqlite_catalog, *stores, later, folder=tmp_path)
+    stores[0].put(b"garbage")
+    assert upkeep.collect_garbage().removed_count == 1
+    assert upkeep.missing() == upkeep.check().bad == ()
+    for name, tree in trees.items():
+        Handle(name, service=files).materialize(tmp_path / name)
+        assert found(tmp_path / name) == tree
 
 
 def test_of_many_who_save_at_once_each_gets_a_version_of_its_own(

@@ -21,6 +21,7 @@ from fourfold.core.ports.clock import Clock
 from fourfold.core.storage import BlobEntry
 from fourfold.core.times import Instant, duration_text
 from fourfold.core.upkeep import GRACE_S, LEAST_GRACE_S, BadBlob, Checked, Fault, Garbage
+from fourfold.foundation.storage.folders.ways import at_once
 from fourfold.foundation.storage.marks import Marks
 
 READ_BYTES = 1 << 20
@@ -201,17 +202,28 @@ class _Sweep:
         self.cited, self.young, self.removed = _Tally(), _Tally(), _Tally()
 
     def blobs(self, store: BlobStore) -> bool:
-        """Whether all were looked at."""
-        for entry in store.entries():
-            if time.monotonic() > self._deadline:
-                return False
-            if entry.digest in self._marks:
-                self.cited.add(entry)
-            elif entry.put_at >= self._before or not self._remove(store, entry, self._before):
-                self.young.add(entry)
-            else:
-                self.removed.add(entry)
-        return True
+        """Whether all were looked at. Several are removed at once: an object store is asked for each."""
+        is_complete = True
+
+        def garbage() -> Iterator[BlobEntry]:
+            nonlocal is_complete
+            for entry in store.entries():
+                if time.monotonic() > self._deadline:
+                    is_complete = False
+                    return
+                if entry.digest in self._marks:
+                    self.cited.add(entry)
+                elif entry.put_at >= self._before:
+                    self.young.add(entry)
+                else:
+                    yield entry
+
+        def remove(entry: BlobEntry) -> tuple[BlobEntry, bool]:
+            return entry, self._remove(store, entry, self._before)
+
+        for entry, is_removed in at_once(remove, garbage()):
+            (self.removed if is_removed else self.young).add(entry)
+        return is_complete
 
     def uploads(self, store: BlobStore, before: Instant) -> int:
         return sum(
