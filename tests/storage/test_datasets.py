@@ -198,6 +198,47 @@ def test_what_cannot_be_a_dataset_is_refused(project: Project) -> None:
         made.version(0).release()
 
 
+# Rows that are inserted
+
+
+def test_inserted_rows_are_looked_at_before_they_wait(project: Project) -> None:
+    flights = ff.table("flights")
+    flights.expect(ff.expect.between("delay", 0, 5), on_failure="quarantine")
+    with pytest.raises(Refused, match="delay is between 0 and 5: not so for 1 of 2 rows"):
+        flights.insert(pa.table({"id": [3, 4], "delay": [1.0, 9.0]}))
+    assert flights.read().num_rows == 2
+    (rejection,) = flights.rejections()
+    assert (rejection.operation, rejection.is_quarantined, rejection.kept_rows) == ("insert", False, 1)
+    flights.insert(pa.table({"id": [3], "delay": [1.0]}))
+    assert flights.read().num_rows == 3
+    flights.expect(ff.expect.unique("id"))
+    with pytest.raises(Refused, match="looked at as a whole"):
+        flights.insert(pa.table({"id": [4], "delay": [1.0]}))
+    with pytest.raises(Refused, match="id is unique"):
+        flights.append(pa.table({"id": [3], "delay": [1.0]}))
+
+
+def test_a_release_pins_rows_that_waited(project: Project) -> None:
+    training()
+    ff.table("flights").insert(pa.table({"id": [3], "delay": [1.0]}))
+    made = ff.dataset("training").release()
+    assert (str(made.member("flights").ref), made.member("flights").rows) == ("table:flights@1", 3)
+
+
+def test_of_a_dropped_table_no_values_are_kept(project: Project) -> None:
+    flights = ff.table("flights")
+    flights.expect(ff.expect.between("delay", 0, 5))
+    flights.stats()
+    with pytest.raises(Refused):
+        flights.append(pa.table({"id": [3], "delay": [9.0]}))
+    records = project.datasets._records
+    assert len(records.rejections("flights", 9)) == 1
+    project.storage.drop("flights")
+    assert records.rejections("flights", 9) == ()
+    assert records.expected("flights") is None
+    assert project.datasets._statistics._records.summary("flights", 0) is None
+
+
 # How far a column moved
 
 

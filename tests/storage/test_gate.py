@@ -67,13 +67,6 @@ def stream(data: pa.Table, size: int = 2) -> pa.RecordBatchReader:
     return pa.RecordBatchReader.from_batches(data.schema, iter(data.to_batches(max_chunksize=size)))
 
 
-def test_rows_that_would_be_seen_before_they_are_checked_are_refused(house: House) -> None:
-    house.expect(expect.not_null("id"))
-    with pytest.raises(Refused, match="inserted rows are seen before it is asked"):
-        house.storage.insert("flights", flights(3))
-    assert house.ids() == [1, 2]
-
-
 def test_what_is_not_as_expected_is_refused_with_its_rows_kept(house: House) -> None:
     house.expect(expect.not_null("id"), expect.one_of("tail", ["N1"]))
     with pytest.raises(Refused) as refused:

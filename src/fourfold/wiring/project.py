@@ -231,7 +231,6 @@ class Project:
             self.clock,
             buffer=self.buffer,
             bounds=self.settings.buffer,
-            exports=self.stores.exports,
         )
 
     @part

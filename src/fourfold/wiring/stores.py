@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import cache, cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -59,13 +58,6 @@ class Stores:
         from fourfold.adapters.delta.copies import DeltaCopies
 
         return DeltaCopies(self._place)
-
-    @cached_property
-    def exports(self) -> dict[str, Callable[[], TableStore]]:
-        """Where tables may be exported to, each opened once, when it is asked for."""
-        return {
-            name: cache(partial(self.iceberg, address)) for name, address in self._settings.exports.items()
-        }
 
     def iceberg(self, address: str) -> TableStore:
         """The tables of an Iceberg catalog: `iceberg+sqlite:///file`, `iceberg+https://…`.

@@ -25,7 +25,6 @@ from fourfold.core.storage import (
     Branch,
     Column,
     Condition,
-    Exported,
     Inserted,
     Scalar,
     TableDiff,
@@ -38,7 +37,6 @@ from fourfold.core.times import Instant
 from fourfold.foundation.storage.branches import Branches
 from fourfold.foundation.storage.changes import compared
 from fourfold.foundation.storage.checks.gate import Gate
-from fourfold.foundation.storage.exporting import Targets, exported
 from fourfold.foundation.storage.files import callers_file
 from fourfold.foundation.storage.inserting import NO_BUFFER, Inserting
 from fourfold.foundation.storage.naming import Naming
@@ -47,7 +45,6 @@ from fourfold.foundation.storage.tables import TableRecords
 from fourfold.foundation.storage.versions import MOST_HISTORY, Versions
 
 DEFAULT_BOUNDS = BufferSettings()
-NOWHERE: Targets = {}
 MOST_SHOWN = 1000
 """Rows of each kind that a diff shows."""
 
@@ -68,9 +65,7 @@ class Storage:
         *,
         buffer: RowBuffer = NO_BUFFER,
         bounds: BufferSettings = DEFAULT_BOUNDS,
-        exports: Targets = NOWHERE,
     ) -> None:
-        self._exports = exports
         self._records = TableRecords(catalog)
         self._blobs = blobs
         self._tables = tables
@@ -131,7 +126,7 @@ class Storage:
 
     def insert(self, name: str, data: pa.Table) -> Inserted:
         address = self._to_append(name)
-        self._gate.refuse_unseen(address)
+        self._gate.look_at_insert(address, data)
         return self._inserting.insert(address, data)
 
     def flush(self, name: str) -> TableVersion:
@@ -278,25 +273,6 @@ class Storage:
                 raise
 
         return pa.RecordBatchReader.from_batches(reader.schema, batches())
-
-    def export(
-        self,
-        name: str,
-        to: str,
-        *,
-        version: int | None = None,
-        at: Instant | None = None,
-        tag: str | None = None,
-    ) -> Exported:
-        address = self._to_read(name)
-        if version is None and at is None and tag is None:
-            self._inserting.settle(address)
-        pinned = self._versions.resolve(address, version=version, at=at, tag=tag)
-        rows, info = self.scan(address, version=pinned), self.describe(address, version=pinned)
-        return exported(
-            self._exports, to, address, pinned, rows,
-            partition_by=info.partition_by, mark=self._versions.mark(),
-        )  # fmt: skip
 
     # What differs between versions
 
@@ -448,6 +424,7 @@ class Storage:
         table = branching.only_table(self._to_drop(name), "be dropped as a table is")
         self._retiring.drop(table, why)
         self._inserting.drop(table)
+        self._gate.forget(table)
 
     # Blobs
 

@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from fourfold.catalog.database import Catalog
 from fourfold.catalog.ids import new_id
+from fourfold.core.catalog import principal
 from fourfold.core.decide import schemas
 from fourfold.core.decide.branching import HIDDEN
 from fourfold.core.decide.expectations import check_definitions, refusing
@@ -78,15 +79,22 @@ class Gate:
             return write(address, data)
         return Passage(self, operation, address, expected, data, mark, write).go()
 
-    def refuse_unseen(self, address: str) -> None:
-        """Refuse rows that readers would see before all that is expected of their table could be asked."""
-        expected = self._expected(address)
-        if expected is not None and expected.expectations:
+    def look_at_insert(self, table: str, data: pa.Table) -> None:
+        """Refuse rows that are not as expected before they wait in front of their table, where readers see
+        them; also where something is expected of the table as a whole, which nobody would ask in time."""
+        expected = self._expected(table)
+        if expected is None or not expected.expectations:
+            return
+        if of_the_whole(expected.expectations):
             raise Refused(
-                f"something is expected of table '{address}', and inserted rows are seen before it is asked",
+                f"table '{table}' is looked at as a whole, and inserted rows are seen before it could be",
                 ways_on=["append them: what is appended is checked before it is seen"],
-                table=address,
+                table=table,
             )
+        schema = schemas.fitting(table, data.schema, self.naming.schema(table, None))
+        rules, aside = _looked(table, expected, schema, data)
+        mark = Mark(at=self.clock.now(), by=principal())  # the insert's own key is not used up here
+        self.refuse_if_due(table, "insert", mark, rules.verdicts(), aside, rules.bad_rows, Found())
 
     def publish(self, table: str, branch: str, mark: Mark, publish: Callable[[bool], Commit]) -> Commit:
         """Publish a branch, if what is on it is as expected of the table.
@@ -100,13 +108,7 @@ class Gate:
         now = self.versions.snapshot(str(TableAddress(table, branch)))
         read = self.reading(str(TableAddress(table, branch)), now.version)
         schema = read(None).schema
-        check_definitions(table, expected, schema)
-        aside = Aside(table, keeps_all=False)
-        with closing(RowRules(table, expected.expectations, schema)) as rules:
-            for piece in pieces(read(None)) if rules.asked else ():
-                looked = rules.look(piece)
-                if looked.bad_rows and aside.room() > 0:
-                    aside.add(looked.bad(aside.room()))
+        rules, aside = _looked(table, expected, schema, read(None))
         whole = of_the_whole(expected.expectations)
         before = self.versions.snapshot(table).rows
         found = examine(whole, Would(read, None, rows_before=before, rows_after=now.rows), self.clock.now())
@@ -160,6 +162,11 @@ class Gate:
             return names.rename(found, to_stored=False) if names else found
 
         return read
+
+    def forget(self, table: str) -> None:
+        """Keep nothing of a table that is gone: figures and rejected rows hold its values."""
+        self.statistics.forget(table)
+        self.records.forget(table)
 
     def _expected(self, address: str) -> Expected | None:
         return self.records.expected(address) if table_address(address).branch == MAIN else None
@@ -326,6 +333,18 @@ class Passage:
                     at = str(TableAddress(self._table, branch))
                     if gate.tables.snapshot(at).at < stale:
                         gate.tables.drop(at)
+
+
+def _looked(table: str, expected: Expected, schema: pa.Schema, data: Rows) -> tuple[RowRules, Aside]:
+    """All rows, looked at one by one; some of the bad ones kept."""
+    check_definitions(table, expected, schema)
+    aside = Aside(table, keeps_all=False)
+    with closing(RowRules(table, expected.expectations, schema)) as rules:
+        for piece in pieces(data) if rules.asked else ():
+            looked = rules.look(piece)
+            if looked.bad_rows and aside.room() > 0:
+                aside.add(looked.bad(aside.room()))
+    return rules, aside
 
 
 def _added(gate: Gate, at: str, version: int, *, shown_as: str) -> Reading:

@@ -14,7 +14,7 @@ from fourfold.core.decide.expectations import judge_rows
 from fourfold.core.errors import Refused
 from fourfold.core.expectations import OF_ROWS, Expectation, Rule, Severity, Verdict
 
-BATCH_ROWS = 65_536
+BATCH_ROWS = 262_144
 ROWS = "rows_that_are_looked_at"
 """What a batch is called in SQL. A condition does not know it, and so cannot ask about other rows."""
 WHY = "expected"

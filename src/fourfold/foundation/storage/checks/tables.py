@@ -148,6 +148,12 @@ class CheckRecords:
                     connection, at, "table.discard", Ref("table", name), {"rejection": rejection, "why": why}
                 )
 
+    def forget(self, name: str) -> None:
+        """Keep nothing that is about a table's rows; what was expected of it goes with it."""
+        with self._catalog.write() as connection:
+            for each in (expected_table, check_table, rejection_table):
+                connection.execute(each.delete().where(each.c.name == name))
+
 
 def _said(verdicts: Iterable[Verdict]) -> dict[str, object]:
     return {"not_met": [verdict.reason for verdict in verdicts if not verdict.passed]}

@@ -76,6 +76,9 @@ class Bundles:
         key = context.write_key() or ""
         made = self._records.done(name, key)
         if made is None:
+            for ref in definition.members.values():
+                if ref.kind == "table" and not ref.version:
+                    self._storage.flush(ref.name)  # rows that wait before it are meant too
             pins = {member: self._pinned(member, ref) for member, ref in sorted(definition.members.items())}
             self._refuse_unexpected(name, pins)
             members = tuple(self._member(member, ref) for member, ref in pins.items())

@@ -60,7 +60,8 @@ class Datasets:
 
     def expect(self, name: str, expected: Expected, *, why: str = "") -> None:
         table = _table(name)
-        schema = self._schema(table, None)
+        version = self._storage.flush(table).version  # rows that wait before it are there already
+        schema = self._schema(table, version)
         check_definitions(table, expected, schema)
         RowRules(table, expected.expectations, schema).close()  # its patterns and conditions can be asked
         self._records.expect(self._clock.now(), table, expected, why)
@@ -70,7 +71,8 @@ class Datasets:
         return self._records.expected(table) or Expected()
 
     def check(self, name: str, *, version: int | None = None) -> Check:
-        info = self._storage.describe(_table(name), version=version)
+        pinned = self._storage.describe(_table(name), version=version).version
+        info = self._storage.describe(name, version=pinned)  # without rows that wait before it
         table, expected = info.name, self._records.expected(info.name) or Expected()
         schema = self._schema(table, info.version)
         check_definitions(table, expected, schema)
@@ -159,8 +161,8 @@ class Datasets:
     def check_dataset(self, name: str, *, version: int | None = None) -> tuple[Check, ...]:
         return self._bundles.check(name, version)
 
-    def _schema(self, table: str, version: int | None) -> pa.Schema:
-        return self._storage.scan(table, version=version, columns=None).schema
+    def _schema(self, table: str, version: int) -> pa.Schema:
+        return self._storage.scan(table, version=version).schema
 
 
 def _table(name: str) -> str:

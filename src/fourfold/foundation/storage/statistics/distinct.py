@@ -44,9 +44,12 @@ class Distinct:
         fresh = np.flatnonzero(self._seen[rows] & bits == 0)
         if not len(fresh):
             return
+        # Of those with the same coupon the first, in the order of the data: the sketch's estimate leans on
+        # values that come in no order of their hashes.
         coupons = (rows[fresh] << 6) | zeros[fresh].astype(np.intp)
-        # In the order of the data: the sketch's estimate leans on values coming in no order of their hashes.
-        fresh = np.sort(fresh[np.unique(coupons, return_index=True)[1]])
+        first = np.empty(64 << LG_K, np.intp)
+        first[coupons[::-1]] = fresh[::-1]
+        fresh = fresh[first[coupons] == fresh]
         np.bitwise_or.at(self._seen, rows[fresh], bits[fresh])
         update = self._sketch.update
         for key in keys[fresh].tolist():
