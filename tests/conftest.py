@@ -157,6 +157,15 @@ def moto() -> Iterator[str]:
         yield endpoint
 
 
+@pytest.fixture(scope="session")
+def localbucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Another S3 server: it has no request that deletes many, and ignores If-Match."""
+    from tests.s3 import LOCALBUCKET, serving
+
+    with serving(LOCALBUCKET, str(tmp_path_factory.mktemp("buckets"))) as endpoint:
+        yield endpoint
+
+
 @pytest.fixture
 def aws(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPatch:
     """Keys of nobody in the environment, and nothing else of this machine's own that S3 clients look at."""

@@ -19,6 +19,7 @@ from fourfold.core.objects import Key, ObjectAddress
 from fourfold.core.settings import Settings
 from fourfold.testing.raising import raising
 
+ICEBERG = 'tables = "iceberg+sqlite:///iceberg.db"\n'
 FLOW = """
 import pyarrow as pa
 import fourfold as ff
@@ -100,7 +101,7 @@ def test_a_local_project_moves_to_a_store_by_backup(tmp_path: Path, s3: str) -> 
 def test_tables_may_be_in_iceberg_format_there(folder: Path, s3: str) -> None:
     from fourfold.adapters.object_store import ObstoreObjects
 
-    (folder / "fourfold.toml").write_text(f'storage = "{s3}"\ntables = "iceberg+sqlite:///iceberg.db"\n')
+    (folder / "fourfold.toml").write_text(f'storage = "{s3}"\n{ICEBERG}')
     project = wiring.open_project()
     try:
         project.storage.append("t", pa.table({"n": [1, 2]}))
@@ -113,6 +114,21 @@ def test_tables_may_be_in_iceberg_format_there(folder: Path, s3: str) -> None:
             _ = project.copies
     finally:
         project.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "tables", ["", 'tables = "iceberg+sqlite:///iceberg.db"\n'], ids=["delta", "iceberg"]
+)
+def test_rows_are_inserted_there_a_few_at_a_time(folder: Path, s3: str, tables: str) -> None:
+    (folder / "fourfold.toml").write_text(f'storage = "{s3}"\n{tables}')
+    with closing(wiring.open_project()) as project:
+        for n in range(3):
+            project.storage.insert("t", pa.table({"n": [n]}))
+        assert sorted(project.storage.read("t")["n"].to_pylist()) == [0, 1, 2]
+        flushed = project.storage.flush("t")
+        project.storage.insert("t", pa.table({"n": [3]}))
+        assert (flushed.rows, project.storage.read("t").num_rows) == (3, 4)
 
 
 @pytest.mark.parametrize(

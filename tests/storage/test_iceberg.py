@@ -136,6 +136,43 @@ def test_a_write_that_fails_leaves_no_data_file(tmp_path: Path) -> None:
     assert list((tmp_path / "warehouse").rglob("*.parquet")) == []
 
 
+DYING = """
+import os, sys
+from fourfold.adapters.iceberg import IcebergTables, files
+from fourfold.testing.table_kit.given import rows
+address, root, left = sys.argv[1], sys.argv[2], int(sys.argv[3])
+closed = files._SyncedStream.close
+def step():
+    global left
+    left -= 1
+    if left == 0:
+        os._exit(9)
+def close(self):
+    if not self.closed:
+        step()
+        closed(self)
+        step()
+files._SyncedStream.close = close
+IcebergTables(address, root).upsert("t", rows(2, 3), key=("n",))
+"""
+
+
+@pytest.mark.slow
+def test_a_writer_killed_at_any_step_leaves_the_table_as_it_was_or_as_it_will_be(tmp_path: Path) -> None:
+    address, root = f"sqlite:///{tmp_path}/iceberg.db", f"file://{tmp_path}/warehouse"
+    store = on_disk(tmp_path)
+    store.append("t", rows(1, 2))
+    for step in range(1, 100):
+        command = [sys.executable, "-c", DYING, address, root, str(step)]
+        code = subprocess.run(command, timeout=100, check=False).returncode
+        versions = store.snapshot("t").version + 1
+        assert (code, versions) in {(9, 1), (0, 2)}
+        assert numbers(store) == ([1, 2] if versions == 1 else [1, 2, 3])
+        if code == 0:
+            break
+    assert step > 8  # data, manifests, their list, the metadata: before and after each
+
+
 WRITER = """
 import sys
 from fourfold.adapters.iceberg import IcebergTables

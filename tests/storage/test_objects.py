@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.s3 import LOCALBUCKET, Answer, Ask, Asked, Plan, Proxy, fresh_bucket, refusal, serving
+from tests.s3 import Answer, Ask, Asked, Plan, Proxy, fresh_bucket, refusal
 
 from fourfold.adapters.object_store import ObstoreObjects
 from fourfold.core.errors import FourfoldError, NotFound, OutOfSpace, Refused, Unavailable
@@ -39,12 +39,6 @@ class TestMoto(ObjectStoreKit):
     @pytest.fixture
     def objects(self, s3: str) -> ObjectStore:
         return opened(s3)
-
-
-@pytest.fixture(scope="module")
-def localbucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with serving(LOCALBUCKET, str(tmp_path_factory.mktemp("buckets"))) as endpoint:
-        yield endpoint
 
 
 @slow

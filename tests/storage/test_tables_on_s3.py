@@ -45,6 +45,13 @@ class TestDeltaOnS3(TableStoreKit):
         return tables(s3)
 
 
+@pytest.mark.slow
+class TestDeltaOnLocalbucket(TableStoreKit):
+    @pytest.fixture
+    def store(self, localbucket: str, aws: pytest.MonkeyPatch) -> TableStore:
+        return tables(f"s3://{fresh_bucket(localbucket)}?endpoint={localbucket}")
+
+
 class OnObjects(Histories):
     @staticmethod
     def make(folder: Path) -> TableStore:
@@ -74,7 +81,13 @@ for n in range(10):
 
 
 @pytest.mark.slow
-def test_four_writers_at_once_lose_nothing_and_fail_nothing(s3: str) -> None:
+@pytest.mark.parametrize("server", ["moto", "localbucket"])
+def test_four_writers_at_once_lose_nothing_and_fail_nothing(
+    request: pytest.FixtureRequest, aws: pytest.MonkeyPatch, server: str
+) -> None:
+    endpoint = request.getfixturevalue(server)
+    aws.setenv("AWS_ENDPOINT_URL", endpoint)
+    s3 = f"s3://{fresh_bucket(endpoint)}/team"
     writers = [
         subprocess.Popen(
             [sys.executable, "-c", WRITER, s3, str(n)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
