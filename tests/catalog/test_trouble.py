@@ -380,6 +380,19 @@ def test_nobody_begins_past_the_sign_of_one_who_waited(tmp_path: Path) -> None:
 # Rows as lines
 
 
+def test_tables_of_others_in_the_same_database_are_neither_copied_nor_touched(
+    catalog_url: str, tmp_path: Path
+) -> None:
+    parts = _content(Catalog(f"sqlite:///{old_sqlite('0001', tmp_path / 'old.db')}"))
+    with closing(Catalog.open(catalog_url)) as catalog:
+        with catalog.write() as connection:
+            connection.exec_driver_sql("CREATE TABLE theirs (n INTEGER)")
+        assert "theirs" not in _content(catalog)
+        portable.take(catalog, "0001", [part.splitlines(keepends=True) for part in parts.values()])
+        with catalog.read() as connection:
+            assert connection.exec_driver_sql("SELECT count(*) FROM theirs").scalar() == 0
+
+
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20)
 ROWS = st.lists(
     st.tuples(TEXT, st.binary(max_size=30), st.integers(-(2**62), 2**62), st.floats(allow_nan=False)),

@@ -20,7 +20,6 @@ from fourfold.catalog.database import Catalog
 from fourfold.catalog.rows import chunks
 from fourfold.core import wire
 from fourfold.core.errors import Corrupted, Refused
-from fourfold.core.ports import buffer
 
 CHUNK_ROWS = 500
 VERSIONS = "alembic_version"
@@ -35,14 +34,15 @@ class _Head(msgspec.Struct):
 
 
 def tables(connection: sa.Connection) -> list[sa.Table]:
-    """All tables that a database holds of ours, those that others point at first."""
+    """All tables of the catalog, those that others point at first; a database may hold others beside them."""
+    return [table for table in _reflected(connection).sorted_tables if table.name != VERSIONS]
+
+
+def _reflected(connection: sa.Connection) -> sa.MetaData:
+    ours = upgrade.table_names() | {VERSIONS}
     found = sa.MetaData()
-    found.reflect(connection)
-    return [
-        table
-        for table in found.sorted_tables
-        if table.name != VERSIONS and not table.name.startswith(buffer.TABLES)
-    ]
+    found.reflect(connection, only=lambda name, _: name in ours)
+    return found
 
 
 def give(connection: sa.Connection, table: sa.Table) -> Iterator[bytes]:
@@ -145,9 +145,7 @@ def _full(connection: sa.Connection) -> str:
 
 def _drop_all(connection: sa.Connection) -> None:
     """Empty tables of another release may stand there: whoever opened the project made them."""
-    found = sa.MetaData()
-    found.reflect(connection)
-    found.drop_all(connection)
+    _reflected(connection).drop_all(connection)
 
 
 def _count_on(connection: sa.Connection, made: Iterable[sa.Table]) -> None:

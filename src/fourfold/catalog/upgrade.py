@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import fcntl
+import runpy
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 HEAD = "0002"
 """The newest migration; a test compares it with the folder."""
 
+_MIGRATIONS = Path(__file__).parent / "migrations"
 _LOCK = 0x464F5552  # "FOUR": the advisory lock on PostgreSQL
 
 
@@ -36,6 +39,13 @@ def upgrade(catalog: Catalog) -> None:
         if not present:
             _refuse_strangers(connection)
         migrate(connection)
+
+
+@cache
+def table_names() -> frozenset[str]:
+    """Every table that some migration makes; what else a database holds is not ours to copy or to drop."""
+    migrations = sorted(_MIGRATIONS.glob("versions/v*.py"))
+    return frozenset(name for path in migrations for name in runpy.run_path(str(path))["tables"].tables)
 
 
 def _refuse_newer(present: str) -> None:
@@ -106,7 +116,7 @@ def migrate(connection: sa.Connection, to: str = HEAD) -> None:
     from alembic.config import Config
 
     config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config.set_main_option("script_location", str(_MIGRATIONS))
     config.set_main_option("path_separator", "os")
     config.attributes["connection"] = connection
     command.upgrade(config, to)
