@@ -22,8 +22,8 @@ from fourfold.core.times import Instant
 
 
 @contextmanager
-def opened(home: Path, catalog: str = "") -> Iterator[wiring.Project]:
-    with closing(wiring.Project(home, Settings(catalog=catalog))) as project:
+def opened(home: Path, *, catalog: str = "", storage: str = "") -> Iterator[wiring.Project]:
+    with closing(wiring.Project(home, Settings(catalog=catalog, storage=storage))) as project:
         yield project
 
 
@@ -53,9 +53,12 @@ def back_up(project: wiring.Project, place: Path) -> Backup:
         return project.backups.write(archive)[1]
 
 
-def bring_back(place: Path, home: Path, catalog: str = "", number: int | None = None) -> Backup:
+def bring_back(
+    place: Path, home: Path, *, catalog: str = "", storage: str = "", number: int | None = None
+) -> Backup:
+    settings = Settings(catalog=catalog, storage=storage)
     with closing(wiring.open_archive(place)) as archive:
-        return wiring.restore(home, Settings(catalog=catalog), archive, number=number, progress=silent)
+        return wiring.restore(home, settings, archive, number=number, progress=silent)
 
 
 def content(backup: Backup) -> Backup:
@@ -63,8 +66,8 @@ def content(backup: Backup) -> Backup:
     return replace(backup, at=Instant(0))
 
 
-def content_of(home: Path, place: Path, catalog: str = "") -> Backup:
-    with opened(home, catalog) as project:
+def content_of(home: Path, place: Path, *, catalog: str = "", storage: str = "") -> Backup:
+    with opened(home, catalog=catalog, storage=storage) as project:
         return content(back_up(project, place))
 
 

@@ -69,7 +69,7 @@ def test_what_is_brought_back_is_what_was_there(project: wiring.Project, tmp_pat
 def test_rows_that_wait_in_the_buffer_are_brought_into_a_version_and_into_the_backup(
     catalog_url: str, tmp_path: Path
 ) -> None:
-    with opened(tmp_path / "old" / ".fourfold", catalog_url) as project:
+    with opened(tmp_path / "old" / ".fourfold", catalog=catalog_url) as project:
         project.storage.insert("events", pa.table({"n": [1]}))
         backup = back_up(project, tmp_path / "backups")
         project.storage.insert("events", pa.table({"n": [2]}))
@@ -82,24 +82,31 @@ def test_rows_that_wait_in_the_buffer_are_brought_into_a_version_and_into_the_ba
 
 
 @pytest.mark.service
-@pytest.mark.parametrize("form", ["folder", "file.zip"])
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["backups", "file.zip"])
+@pytest.mark.parametrize("is_afar", [False, True], ids=["files", "s3"])
 def test_a_project_moves_to_postgresql_and_back_without_losing_a_row(
-    project: wiring.Project, tmp_path: Path, form: str
+    project: wiring.Project, tmp_path: Path, s3: str, form: str, is_afar: bool
 ) -> None:
     there, back = tmp_path / "team" / ".fourfold", tmp_path / "laptop" / ".fourfold"
-    first = content(back_up(project, tmp_path / "a" / form if form == "folder" else tmp_path / f"a-{form}"))
-    place = tmp_path / "a" / form if form == "folder" else tmp_path / f"a-{form}"
+    storage = s3 if is_afar else ""
+    first = content(back_up(project, tmp_path / form))
     with fresh_postgres() as url:
-        bring_back(place, there, url)
-        second = content_of(there, tmp_path / "b", url)
-        assert second == first
-        with opened(there, url) as team:  # its counting keys go on after those that came
+        bring_back(tmp_path / form, there, catalog=url, storage=storage)
+        assert content_of(there, tmp_path / "b", catalog=url, storage=storage) == first
+        with opened(there, catalog=url, storage=storage) as team:  # its counting keys go on
             newest = team.catalog.audit(limit=1)[0].sequence
             team.catalog.set_project("moved", "yes")
             assert team.catalog.audit(limit=1)[0].sequence == newest + 1
+            assert team.storage.append("flights", pa.table({"n": [4], "name": ["d"]})).version == 2
             third = back_up(team, tmp_path / "c.zip")
+    assert bool(list(there.rglob("*.parquet"))) is not is_afar
     bring_back(tmp_path / "c.zip", back)
     assert content_of(back, tmp_path / "d") == content(third)
+    with opened(back) as laptop:
+        assert laptop.storage.read("flights").num_rows == 4
+        below = laptop.catalog.lineage("table", "flights", version="0", direction=Direction.downstream)
+        assert len(below.nodes) > 1
 
 
 @pytest.mark.parametrize("place", ["backups", "one.zip"])

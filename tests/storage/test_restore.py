@@ -109,8 +109,8 @@ def test_a_restore_that_is_killed_in_the_catalog_leaves_it_empty_and_is_run_agai
         environment = {**os.environ, "FOURFOLD_HOME": str(home), "FOURFOLD_CATALOG": url}
         command = [sys.executable, "-c", KILLED, str(tmp_path / "b")]
         assert subprocess.run(command, env=environment, check=False).returncode == -9
-        bring_back(tmp_path / "b", home, url)
-        assert content_of(home, tmp_path / "again", url) == expected
+        bring_back(tmp_path / "b", home, catalog=url)
+        assert content_of(home, tmp_path / "again", catalog=url) == expected
 
 
 @contextmanager

@@ -37,14 +37,14 @@ class _Backups(Verbs):
 def command() -> None:
     """Back the project up, and verify backups.
 
-    `fourfold backup FOLDER` writes one while the project is in use, and sends only what the folder does not
-    hold yet; `fourfold backup FILE.zip` writes one file.
+    `fourfold backup FOLDER` (or an address such as s3://bucket/prefix) writes one while the project is in
+    use, and sends only what is not there yet; `fourfold backup FILE.zip` writes one file.
     """
 
 
 @command.command("to")
-@click.argument("target", metavar="FOLDER-OR-FILE", type=click.Path(path_type=Path))
-def to(target: Path) -> None:
+@click.argument("target", metavar="PLACE")
+def to(target: str) -> None:
     """Write a backup; one that was cut off goes on where it stopped."""
     number, backup = write(target, "take a backup")
     note(f"backup {number} of project '{backup.project}' is in {target}: {told(backup)}")
@@ -52,10 +52,10 @@ def to(target: Path) -> None:
 
 
 @command.command("ls")
-@click.argument("place", metavar="FOLDER-OR-FILE", type=click.Path(exists=True, path_type=Path))
+@click.argument("place")
 @output_option
-def ls(place: Path, output: str) -> None:
-    """The backups in a folder, newest first."""
+def ls(place: str, output: str) -> None:
+    """The backups in a place, newest first."""
     from fourfold import wiring
     from fourfold.foundation.storage.backup import chosen
 
@@ -81,9 +81,9 @@ def ls(place: Path, output: str) -> None:
 
 
 @command.command("verify")
-@click.argument("place", metavar="FOLDER-OR-FILE", type=click.Path(exists=True, path_type=Path))
+@click.argument("place")
 @click.option("--number", type=int, default=None, help="[default: the newest]")
-def verify(place: Path, number: int | None) -> None:
+def verify(place: str, number: int | None) -> None:
     """Read every byte of a backup and compare it with its digests."""
     from fourfold import wiring
     from fourfold.foundation.storage.restore import verify
@@ -93,7 +93,7 @@ def verify(place: Path, number: int | None) -> None:
     note(f"the backup of {when(backup.at)} is whole: {told(backup)}")
 
 
-def write(target: Path, what: str) -> tuple[int, Backup]:
+def write(target: str, what: str) -> tuple[int, Backup]:
     """Write the present project to a folder or file."""
     from fourfold import wiring
     from fourfold.core.errors import NotFound, Refused
@@ -102,7 +102,7 @@ def write(target: Path, what: str) -> tuple[int, Backup]:
     folder = home().resolve()
     if not folder.is_dir():
         raise NotFound(f"there is no project in {folder}", ways_on=["name one: --project FOLDER"])
-    if target.resolve().is_relative_to(folder):
+    if "://" not in target and Path(target).resolve().is_relative_to(folder):
         raise Refused(
             f"{target} lies in the project's own folder, and would be lost with it",
             ways_on=["name a place outside it, best on another disk"],
@@ -115,7 +115,7 @@ def write(target: Path, what: str) -> tuple[int, Backup]:
         return project.backups.write(archive, progress=progress)
 
 
-def bring_back(place: Path, *, number: int | None = None, is_forced: bool = False) -> Backup:
+def bring_back(place: str, *, number: int | None = None, is_forced: bool = False) -> Backup:
     """Restore the present project from a folder or file."""
     from fourfold import wiring
     from fourfold.foundation.storage.backup import chosen

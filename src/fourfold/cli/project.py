@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
 
 from fourfold.cli.backup import bring_back, told, write
@@ -41,12 +39,12 @@ def set_fact(fact: str, value: str) -> None:
 
 
 @command.command("export")
-@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
-def export(file: Path) -> None:
+@click.argument("file")
+def export(file: str) -> None:
     """Write the whole project to FILE.zip, for any other installation."""
     from fourfold.core.errors import Refused
 
-    if file.suffix != ".zip":
+    if not file.endswith(".zip"):
         raise Refused(f"'{file}' does not end in .zip", ways_on=[f"write {file}.zip"])
     _, backup = write(file, "export it")
     note(f"project '{backup.project}' is in {file}: {told(backup)}")
@@ -54,8 +52,8 @@ def export(file: Path) -> None:
 
 
 @command.command("import")
-@click.argument("file", type=click.Path(exists=True, path_type=Path))
-def import_(file: Path) -> None:
+@click.argument("file")
+def import_(file: str) -> None:
     """Fill this project, which must be empty, with an exported one; `fourfold.toml` says where it goes."""
     backup = bring_back(file)
     note(f"project '{backup.project}' is here: {told(backup)}")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
 
 from fourfold.cli.backup import bring_back
@@ -11,10 +9,10 @@ from fourfold.cli.output import note, when
 
 
 @click.command(name="restore")
-@click.argument("place", metavar="FOLDER-OR-FILE", type=click.Path(exists=True, path_type=Path))
+@click.argument("place")
 @click.option("--number", type=int, default=None, help="Which backup of the folder [default: the newest].")
 @click.option("--force", is_flag=True, help="Move the project that is here aside first.")
-def command(place: Path, number: int | None, force: bool) -> None:
+def command(place: str, number: int | None, force: bool) -> None:
     """Bring a project back from a backup, to where `fourfold.toml` says. The project must be empty.
 
     What was cut off is run again and goes on.

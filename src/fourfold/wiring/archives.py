@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fourfold.core.errors import NotFound, Refused
+from fourfold.core.objects import SCHEMES, ObjectAddress
 from fourfold.core.settings import Settings
 from fourfold.wiring.project import Project
 
@@ -17,12 +18,15 @@ PIECES = "pieces"
 """In a folder of backups: where their pieces are."""
 
 
-def open_archive(place: Path) -> Archive:
-    """The backups that lie in a folder, or the one in a file."""
+def open_archive(where: str | Path) -> Archive:
+    """The backups that lie in a folder or an object store, or the one in a file."""
     from fourfold.adapters.folder_archive import FolderArchive
     from fourfold.adapters.local_blobs import LocalBlobs
     from fourfold.adapters.zip_archive import ZipReader
 
+    if _is_afar(where):
+        return _object_archive(str(where))
+    place = Path(where)
     if place.is_file():
         return ZipReader(place)
     if not (place / PIECES).is_dir():
@@ -30,13 +34,15 @@ def open_archive(place: Path) -> Archive:
     return FolderArchive(place, LocalBlobs(place / PIECES))
 
 
-def new_archive(place: Path) -> OpenArchive:
-    """Where a backup is to be written: a new file, or a folder that may hold earlier ones."""
+def new_archive(where: str | Path) -> OpenArchive:
+    """Where a backup is to be written: a new file, or a folder or object store that may hold earlier ones."""
     from fourfold.adapters.folder_archive import FolderArchive
     from fourfold.adapters.local_blobs import LocalBlobs
     from fourfold.adapters.zip_archive import ZipWriter
 
-    place = place.absolute()
+    if _is_afar(where):
+        return _object_archive(str(where))
+    place = Path(where).absolute()
     if place.suffix == ".zip":
         return ZipWriter(place)
     if place.is_file() or (place.is_dir() and any(place.iterdir()) and not (place / PIECES).is_dir()):
@@ -45,6 +51,19 @@ def new_archive(place: Path) -> OpenArchive:
             ways_on=["name a folder that is empty or not there yet, or a file that ends in .zip"],
         )
     return FolderArchive(place, LocalBlobs(place / PIECES))
+
+
+def _is_afar(where: str | Path) -> bool:
+    return str(where).partition("://")[0] in SCHEMES
+
+
+def _object_archive(address: str) -> OpenArchive:
+    from fourfold.adapters.object_archive import ObjectArchive
+    from fourfold.adapters.object_blobs import ObjectBlobs
+    from fourfold.adapters.object_store import ObstoreObjects
+
+    objects = ObstoreObjects(ObjectAddress.parse(address))
+    return ObjectArchive(objects, ObjectBlobs(objects))
 
 
 def restore(

@@ -13,11 +13,6 @@ NEVER = Instant(0)
 """Before every key."""
 
 
-TABLES = "buffered_"
-"""How the names of a buffer's own tables begin, where it lies in the catalog's database. They are not the
-catalog's: no migration makes them, and a backup flushes the buffer and leaves them out."""
-
-
 @dataclass(frozen=True, slots=True)
 class Addition:
     """Rows to keep for a table. To the buffer they are bytes; who adds them and who reads them agree."""
