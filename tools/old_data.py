@@ -20,7 +20,7 @@ import zipfile
 from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parent.parent / "tests" / "catalog" / "old"
-FILES = ("blobs", "tables", "online")
+FILES = ("blobs/**/*", "tables/**/*", "online/data.mdb", "catalog.buffer.db*")
 FOURFOLD = ["-c", "from fourfold.cli.main import main; main()"]
 
 PROJECT = """\
@@ -104,6 +104,9 @@ def fill() -> None:
     ff.table("parts").overwrite(flights(50, 1), where={"origin": "LGA"})
     ff.table("departures").append(flights(0, 8))
     ff.table("gone").append(flights(0, 1))
+    raw.branch("dev/try-1").begin()
+    ff.table("raw@dev/try-1").append(flights(90, 1))
+    ff.table("events").insert(pa.table({"n": [1, 2]}))  # these wait in the buffer
     nightly.run(rows=12)
     nightly.run(rows=12)  # the cached step
     model = ff.model("delays")
@@ -156,11 +159,9 @@ def write(home: Path, revision: str) -> None:
     lines = (re.sub(r"(?<=[,(])(-?)Inf(?=[,)])", r"\g<1>9e999", line) for line in connection.iterdump())
     (FOLDER / f"{revision}.sql").write_text("\n".join(lines) + "\n")
     with zipfile.ZipFile(FOLDER / f"{revision}.zip", "w", zipfile.ZIP_DEFLATED) as archive:
-        for part in FILES:
-            for path in sorted((home / part).rglob("*")):
-                if path.is_file() and path.name != "lock.mdb":
-                    name = zipfile.ZipInfo(str(path.relative_to(home)))
-                    archive.writestr(name, path.read_bytes(), zipfile.ZIP_DEFLATED)
+        for path in sorted(path for part in FILES for path in home.glob(part) if path.is_file()):
+            name = zipfile.ZipInfo(str(path.relative_to(home)))
+            archive.writestr(name, path.read_bytes(), zipfile.ZIP_DEFLATED)
 
 
 if __name__ == "__main__":

@@ -172,3 +172,12 @@ def test_foreign_keys_hold_after_an_upgrade(revision: str, tmp_path: Path) -> No
     with pytest.raises(sa.exc.IntegrityError), catalog.write() as connection:
         connection.exec_driver_sql("INSERT INTO catalog_edge VALUES (900, 901, 902, 1)")
     catalog.close()
+
+
+def test_its_branches_and_what_waits_in_its_buffer_are_there(project: wiring.Project, revision: str) -> None:
+    if revision < "0002":
+        pytest.skip("it had neither")
+    assert [branch.name for branch in project.storage.branches("raw")] == ["dev/try-1"]
+    assert project.storage.read("raw@dev/try-1").num_rows == 25
+    if project.database.is_sqlite:  # on PostgreSQL a buffer lies in the database, and a backup flushes it
+        assert project.storage.read("events").num_rows == 2

@@ -230,7 +230,7 @@ def test_each_backup_of_a_busy_project_is_a_state_that_was(project: wiring.Proje
         with opened(home) as restored:
             known = restored.storage.history("busy")
             assert restored.storage.describe("busy").version == known[0].version
-            for version in known:
+            for version in known[:: max(1, len(known) // 8)]:
                 rows = restored.storage.read("busy", version=version.version)
                 assert rows.num_rows == version.rows
             for digest in rows["blob"].to_pylist():
