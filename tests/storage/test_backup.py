@@ -21,6 +21,7 @@ from fourfold import wiring
 from fourfold.core.errors import NotFound, Refused
 from fourfold.core.lineage import Direction
 from fourfold.core.ports.online import Space
+from fourfold.core.settings import Settings
 from fourfold.core.storage import BlobEntry, Digest
 from fourfold.foundation.storage.backup import chosen
 from fourfold.foundation.storage.restore import verify
@@ -120,6 +121,17 @@ def test_no_secret_is_copied(project: wiring.Project, tmp_path: Path, place: str
             held = [archive.read(name) for name in archive.namelist()]
     assert held
     assert not any(token in each for each in held)
+
+
+@pytest.mark.slow
+def test_a_place_belongs_to_one_project(project: wiring.Project, tmp_path: Path) -> None:
+    back_up(project, tmp_path / "b")
+    other = wiring.Project(tmp_path / "other", Settings(project="other"))
+    with (
+        closing(other),
+        pytest.raises(Refused, match="this one is 'other'"),
+    ):
+        back_up(other, tmp_path / "b")
 
 
 # While it is in use

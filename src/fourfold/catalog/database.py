@@ -60,7 +60,7 @@ class Catalog:
         sa.event.listen(self._engine, "handle_error", faults.translate)
         if self.is_sqlite:
             sa.event.listen(self._engine, "connect", self._prepare_sqlite)
-            sa.event.listen(self._engine, "close", lambda _, record: record.info.pop(TURNS).close())
+            sa.event.listen(self._engine, "close", _close_turns)
 
     def __repr__(self) -> str:
         return f"<Catalog {self._engine.url.render_as_string(hide_password=True)}>"
@@ -207,6 +207,12 @@ class Catalog:
                 connection.begin()  # so that SQLAlchemy commits it; its own BEGIN does nothing here
         finally:
             driver.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_S * 1000:.0f}")
+
+
+def _close_turns(_connection: object, record: Any) -> None:
+    turns = record.info.pop(TURNS, None)
+    if turns is not None:  # it is not there where opening the file failed
+        turns.close()
 
 
 def _sqlite_path(url: str) -> Path:

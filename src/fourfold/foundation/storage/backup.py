@@ -93,7 +93,7 @@ class Backups:
         raise Conflict("tables were dropped while they were copied: no backup", ways_on=["try again"])
 
     def _pieces(self, archive: OpenArchive, progress: Progress) -> Backup:
-        before = {part.name: part for part in chosen(archive).tables} if archive.manifests() else {}
+        before = self._earlier(archive)
         with ThreadPoolExecutor(1) as thread, ExitStack() as stack:
             is_open = threading.Event()
             # What waits in the online store for its table is moved by writers; while we hold them up, both
@@ -119,6 +119,18 @@ class Backups:
         return Backup(
             at, VERSION, self._project, revision, tuple(rows), tuple(files), blobs=blobs, online=records
         )
+
+    def _earlier(self, archive: OpenArchive) -> dict[str, TablePart]:
+        """The tables of the backup before this one, whose files need not be read again."""
+        if not archive.manifests():
+            return {}
+        earlier = chosen(archive)
+        if earlier.project != self._project:
+            raise Refused(
+                f"{archive} holds backups of project '{earlier.project}', and this one is '{self._project}'",
+                ways_on=["give each project a place of its own, and a name in fourfold.toml"],
+            )
+        return {part.name: part for part in earlier.tables}
 
     def _online_part(self, archive: OpenArchive, is_open: threading.Event) -> ListPart:
         """The records of the online store, as they are when the event is set."""
