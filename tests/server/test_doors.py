@@ -64,13 +64,15 @@ def test_every_route_of_the_server_declares_who_may_use_it() -> None:
         "storage.scan",
         "storage.diff",
         "storage.changes",
+        "storage.flush",
         "datasets.check",
+        "datasets.check_dataset",
         "features.online",
         "features.explain",
         "hosting.predict",
         "hosting.feedback",
         "hosting.flush",
-    }, "a viewer changes nothing: these read by POST, or add to what serving records"
+    }, "a viewer changes no row: these read by POST, make a version of what waits, or add to records"
 
 
 def test_no_two_services_claim_one_address() -> None:

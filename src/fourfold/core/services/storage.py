@@ -63,7 +63,7 @@ class Storage(Protocol):
         """
         ...
 
-    @route("POST /tables/{name}/flush", needs=Role.editor)
+    @route("POST /tables/{name}/flush", needs=Role.viewer)
     def flush(self, name: str) -> TableVersion:
         """Bring what was inserted into a version, and say which; the newest one when nothing waited."""
         ...

@@ -87,6 +87,9 @@ class Query:
     def _source(self, name: str) -> Source:
         pin = table_pin(name)
         info = self._storage.describe(pin.address, version=pin.version, at=pin.at, tag=pin.tag)
+        if info.waiting_rows:  # inserted rows are in no version yet, and a query reads one, perhaps twice
+            self._storage.flush(pin.address)
+            info = self._storage.describe(pin.address)
         # Here, and not as the rows are read: DuckDB reads in threads that know of no step.
         context.record_read(Ref("table", info.name, str(info.version)))
         return Source(self._storage, info, self._failed)
