@@ -22,6 +22,8 @@ from fourfold.core.times import Instant
 ENGINE = "fourfold"
 Json = dict[str, Any]
 
+_STATISTICS = msgspec.json.Decoder(float_hook=str)
+
 
 @dataclass(frozen=True)
 class DataFile:
@@ -47,8 +49,8 @@ class DataFile:
     def noted(self) -> Json:
         """The statistics, read. Numbers with a point stay text, so that decimals keep their digits."""
         try:
-            found = json.loads(self.stats or "{}", parse_float=str)
-        except ValueError:
+            found = _STATISTICS.decode(self.stats or "{}")
+        except msgspec.DecodeError:
             return {}
         return found if isinstance(found, dict) else {}
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 import io
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from fourfold.adapters.delta import metadata as meta
@@ -96,7 +97,7 @@ def read(version: int, parts: Sequence[bytes], folder: str, at: Instant, tag: st
             if kind not in table.column_names:
                 continue
             column = table[kind]
-            for found in column.filter(column.is_valid()).to_pylist(maps_as_pydicts="strict"):
+            for found in _actions(column.filter(column.is_valid())):
                 if kind == "metaData":
                     metadata = found
                 elif kind == "protocol":
@@ -121,6 +122,17 @@ def read(version: int, parts: Sequence[bytes], folder: str, at: Instant, tag: st
         size_bytes=sum(file.size_bytes for file in files.values()),
         tag=tag,
     )
+
+
+def _actions(column: pa.ChunkedArray) -> Iterator[Json]:
+    """The actions of one kind, of which there may be very many: read field by field, nulls left out."""
+    kept = [column.type.field(index).name for index in range(column.type.num_fields)]
+    fields = {}
+    for name in kept:
+        values = pc.struct_field(column, name)
+        if values.null_count < len(values):
+            fields[name] = values.to_pylist(maps_as_pydicts="strict")
+    return (dict(zip(fields, found, strict=True)) for found in zip(*fields.values(), strict=True))
 
 
 def _add(file: DataFile, folder: str) -> Json:
