@@ -221,7 +221,7 @@ def test_a_killed_collection_leaves_nothing_that_hinders_the_next(
     real = project.blobs.collect
 
     def collect(digest: Digest, before: Instant) -> bool:
-        if len(done) == 2:
+        if len(done) >= 2:  # four come at once
             raise KeyboardInterrupt
         done.append(digest)
         return real(digest, before)
