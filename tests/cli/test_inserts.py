@@ -1,4 +1,4 @@
-"""Inserted rows by command: what waits is told, flushed, and what was set aside shown and let go."""
+"""Inserted rows by command: what waits is told and flushed, what fits no more shown and discarded."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def test_what_waits_is_told_and_flushed(fourfold: Fourfold, empty: Path) -> None
     wiring.open_project().storage.insert("events", pa.table({"n": [1, 2]}))
     (listed,) = fourfold("table", "ls", "-o", "json").json
     assert (listed["rows"], listed["waiting_rows"]) == (0, 2)
-    assert "2, seen by readers, in no version yet" in fourfold("table", "show", "events").out
+    assert "2 rows, in no version yet" in fourfold("table", "show", "events").out
     assert [row["n"] for row in fourfold("table", "head", "events", "-o", "json").json] == [1, 2]
     query = fourfold("table", "query", "select max(n) as s from events", "-o", "json")
     assert query.json == [{"s": 2}]
@@ -27,15 +27,13 @@ def test_what_waits_is_told_and_flushed(fourfold: Fourfold, empty: Path) -> None
     assert "events is at version 2" in fourfold("table", "flush", "events").err
 
 
-def test_what_was_set_aside_is_shown_and_let_go(fourfold: Fourfold, empty: Path) -> None:
+def test_what_fits_no_more_is_shown_and_discarded(fourfold: Fourfold, empty: Path) -> None:
     project = wiring.open_project()
     project.storage.insert("events", pa.table({"n": [1]}))
     project.tables.overwrite("events", pa.table({"m": [7]}))
     fourfold("table", "flush")
-    assert "1 set aside (see: fourfold table aside events)" in fourfold("table", "show", "events").out
-    (aside,) = fourfold("table", "aside", "events", "-o", "json").json
-    assert (aside["number"], aside["rows"]) == (0, 1)
-    assert "the data does not have the columns" in aside["why"]
-    assert fourfold("table", "aside", "events", "--number", "0", "-o", "json").json == [{"n": 1}]
-    assert "1 rows were let go" in fourfold("table", "aside", "events", "--forget").err
-    assert fourfold("table", "aside", "events", "-o", "json").json == []
+    (rejected,) = fourfold("table", "rejected", "events", "-o", "json").json
+    assert "the data does not have the columns" in fourfold("table", "rejected", "events").out
+    assert fourfold("table", "rejected", "events", rejected["id"], "-o", "json").json == [{"n": 1}]
+    fourfold("table", "discard", "events", rejected["id"])
+    assert fourfold("table", "rejected", "events", "-o", "json").json == []

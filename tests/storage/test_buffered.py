@@ -49,6 +49,7 @@ class Place:
         self.buffer, self.tables = MemoryBuffer(most_bytes=20_000), MemoryTables()
         self.failing: dict[str, Exception] = {}
         self.dropped: set[str] = set()
+        self.unfit: dict[tuple[str, int], tuple[Entry, str]] = {}
         self.told: list[tuple[str, int, list[int]]] = []
         self.opened: list[Buffered] = []
         self.tables.append("t", rows())
@@ -63,6 +64,7 @@ class Place:
             self.clock,
             bounds=BufferSettings(**bounds),
             flushed=tell,
+            unfit=lambda name, entry, why: self.unfit.update({(name, entry.number): (entry, why)}),
             is_dropped=lambda name: name in self.dropped,
         )
         self.opened.append(buffered)
@@ -293,7 +295,7 @@ def test_rows_that_wait_while_a_column_is_added_are_null_there(place: Place) -> 
     assert flushed["word"].to_pylist() == [None, "two"]
 
 
-def test_rows_that_fit_no_more_are_set_aside_and_hold_nobody_up(place: Place) -> None:
+def test_rows_that_fit_no_more_are_kept_aside_and_hold_nobody_up(place: Place) -> None:
     here = place.open()
     insert(here, 1)
     place.tables.overwrite("t", pa.table({"n": ["one"]}))
@@ -302,15 +304,30 @@ def test_rows_that_fit_no_more_are_set_aside_and_hold_nobody_up(place: Place) ->
     assert here.live("t").rows["n"].to_pylist() == ["two"]
     assert here.flush("t") == 2
     assert seen(here, place) == ["one", "two"]
-    (kept,) = here.aside("t")
+    ((name, number), (kept, why)), *rest = place.unfit.items()
+    assert (name, number, rest) == ("t", 0, [])
     assert decode("t", kept).equals(rows(1))
-    assert "type differs: n is int64, the table has string" in kept.why
-    assert [(w.name, w.rows, w.aside_rows) for w in here.waiting()] == [("t", 0, 1)]
-    assert here.forget_aside("t") == 1
+    assert "type differs: n is int64, the table has string" in why
     assert here.waiting() == ()
 
 
-def test_when_all_rows_are_set_aside_no_reader_sees_them_later(place: Place) -> None:
+def test_rows_that_cannot_be_kept_aside_wait_on(place: Place) -> None:
+    here = place.open()
+    insert(here, 1)
+    place.tables.overwrite("t", pa.table({"n": ["one"]}))
+
+    def full(name: str, entry: Entry, why: str) -> None:
+        raise OutOfSpace("the disk that holds the blobs is full")
+
+    here._unfit = full
+    with pytest.raises(OutOfSpace):
+        here.flush("t")
+    assert [waiting.rows for waiting in here.waiting()] == [1]
+    place.open().flush("t")
+    assert list(place.unfit) == [("t", 0)]
+
+
+def test_when_no_row_fits_any_more_no_reader_sees_them_later(place: Place) -> None:
     here, reader = place.open(), place.open()
     insert(here, 1)
     assert seen(reader, place) == [1]
@@ -320,7 +337,7 @@ def test_when_all_rows_are_set_aside_no_reader_sees_them_later(place: Place) -> 
     assert seen(reader, place) == seen(place.open(), place) == [7]
 
 
-def test_rows_with_wrong_bytes_are_said_and_set_aside(place: Place) -> None:
+def test_rows_with_wrong_bytes_are_said_and_kept_aside(place: Place) -> None:
     here = place.open()
     insert(here, 1)
     place.buffer.add([Addition("t", 1, b"no arrow")])
@@ -330,7 +347,7 @@ def test_rows_with_wrong_bytes_are_said_and_set_aside(place: Place) -> None:
             here.live("t")
     here.flush("t")
     assert seen(here, place) == [1, 2]
-    assert place.buffer.waiting()[0].aside_rows == 1
+    assert list(place.unfit) == [("t", 1)]
 
 
 def test_a_buffer_that_was_lost_begins_above_the_tables_watermark(place: Place) -> None:
@@ -444,6 +461,7 @@ def test_the_thread_flushes_when_enough_rows_wait_and_ends_with_the_project(plac
         place.clock,
         bounds=BufferSettings(flush_rows=3),
         flushed=lambda name, snapshot, entries: flushed.set(),
+        unfit=lambda name, entry, why: None,
         is_dropped=lambda name: False,
     )
     for number in range(3):

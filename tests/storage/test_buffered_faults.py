@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from tests.storage.conftest import rows
-from tests.storage.test_buffered_machine import Stepping, Steps
+from tests.storage.test_buffered_machine import Stepping, Steps, misfit
 
 from fourfold.adapters.delta import DeltaTables
 from fourfold.adapters.sqlite_buffer import SqliteBuffer
@@ -40,6 +40,7 @@ def opened(home: Path, steps: Steps | None = None, **bounds: Any) -> tuple[Buffe
         SystemClock(),
         bounds=BufferSettings(**bounds),
         flushed=lambda name, snapshot, entries: None,
+        unfit=misfit,
         is_dropped=lambda name: False,
     )
     return buffered, tables
@@ -182,6 +183,7 @@ def test_a_full_disk_under_the_tables_leaves_the_rows_waiting(small_disk: Path, 
         SystemClock(),
         bounds=BufferSettings(),
         flushed=lambda name, snapshot, entries: None,
+        unfit=misfit,
         is_dropped=lambda name: False,
     )
     insert(buffered, *range(100))

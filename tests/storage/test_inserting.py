@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from tests.storage.conftest import DAY_1, DAY_2, Attempt, numbers, rows
+from tests.storage.conftest import DAY_1, DAY_2, Attempt, datasets_over, numbers, rows
 
 from fourfold.adapters.delta import DeltaTables
 from fourfold.adapters.local_blobs import LocalBlobs
@@ -279,24 +279,23 @@ def test_a_drop_that_was_cut_off_is_finished_by_the_next_look(
     assert stored._inserting.waiting() == {}
 
 
-def test_what_fits_no_more_can_be_seen_taken_out_and_let_go(stored: Storage, sqlite_catalog: Catalog) -> None:
+def test_what_fits_no_more_is_among_what_was_rejected(
+    stored: Storage, sqlite_catalog: Catalog, clock: MovableClock
+) -> None:
     stored.append("t", rows(1))
     with acting_as("ada"):
         stored.insert("t", rows(2))
     stored._tables.overwrite("t", pa.table({"n": ["one"]}))  # by another program, or at the same moment
     assert stored.read("t").to_pylist() == [{"n": "one"}]
     stored.flush("t")
-    assert (stored.describe("t").waiting_rows, stored.describe("t").aside_rows) == (0, 1)
-    (one,) = stored.aside("t")
-    assert (one.number, one.rows, one.by) == (0, 1, "ada")
+    assert stored.describe("t").waiting_rows == 0
+    datasets = datasets_over(sqlite_catalog, stored, stored._blobs, clock)
+    (one,) = datasets.rejections("t")
+    assert (one.operation, one.rows, one.by, one.is_quarantined) == ("insert", 1, "ada", True)
     assert "the data does not have the columns of table 't'" in one.why
-    assert stored.aside_rows("t", 0).equals(rows(2))
-    with pytest.raises(NotFound, match="set aside: 0"):
-        stored.aside_rows("t", 7)
-    assert stored.forget_aside("t", why="sent again") == 1
-    assert stored.aside("t") == ()
-    entry = CatalogService(sqlite_catalog, MovableClock()).audit()[0]
-    assert (entry.action, entry.facts) == ("table.forget_aside", {"rows": 1, "why": "sent again"})
+    assert datasets.rejected_rows("t", one.id).equals(rows(2))
+    datasets.discard("t", one.id, why="sent again")
+    assert datasets.rejections("t") == ()
 
 
 def test_a_store_without_a_buffer_says_so(storage: Storage) -> None:

@@ -30,8 +30,7 @@ CREATE TABLE buffered_table (
 );
 CREATE TABLE buffered_entry (
     name text, number bigint, rows bigint NOT NULL, key text NOT NULL, at_us bigint NOT NULL,
-    by text NOT NULL, step text NOT NULL, data bytea NOT NULL, why text NOT NULL DEFAULT '',
-    PRIMARY KEY (name, number)
+    by text NOT NULL, step text NOT NULL, data bytea NOT NULL, PRIMARY KEY (name, number)
 );
 CREATE TABLE buffered_key (
     name text, key text, number bigint NOT NULL, rows bigint NOT NULL, at_us bigint NOT NULL,
@@ -46,15 +45,16 @@ INSERT INTO buffered_table VALUES (%s, -1, 0, 0)
 ON CONFLICT (name) DO UPDATE SET newest = buffered_table.newest
 RETURNING newest, rows, bytes
 """
-_ENTRIES = "SELECT number, rows, data, key, at_us, by, step, why FROM buffered_entry "
+_ENTRIES = "SELECT number, rows, data, key, at_us, by, step FROM buffered_entry "
 _WAITING = """
 SELECT name, rows, bytes, newest,
-    (SELECT e.at_us FROM buffered_entry e WHERE e.name = t.name AND e.why = '' ORDER BY e.number LIMIT 1),
-    (SELECT coalesce(sum(e.rows), 0)::bigint FROM buffered_entry e WHERE e.name = t.name AND e.why != '')
+    (SELECT e.at_us FROM buffered_entry e WHERE e.name = t.name ORDER BY e.number LIMIT 1)
 FROM buffered_table t ORDER BY name COLLATE "C"
 """
 _REMOVE = """
-WITH gone AS (DELETE FROM buffered_entry WHERE name = %s AND {which} RETURNING rows, length(data) AS size)
+WITH gone AS (
+    DELETE FROM buffered_entry WHERE name = %s AND number <= %s RETURNING rows, length(data) AS size
+)
 SELECT coalesce(sum(rows), 0)::bigint, coalesce(sum(size), 0)::bigint FROM gone
 """
 
@@ -138,7 +138,7 @@ class PostgresBuffer:
     def after(self, name: str, number: int = -1) -> tuple[Entry, ...]:
         with self._connected() as connection:
             found = connection.execute(
-                _ENTRIES + "WHERE name = %s AND number > %s AND why = '' ORDER BY number", (name, number)
+                _ENTRIES + "WHERE name = %s AND number > %s ORDER BY number", (name, number)
             )
             return tuple(_entry(row) for row in found)
 
@@ -148,35 +148,18 @@ class PostgresBuffer:
 
     def forget(self, name: str, *, upto: int, keys_before: Instant = NEVER) -> int:
         with self._connected() as connection, connection.transaction():
-            rows = _no_longer_waits(
-                connection, name, _REMOVE.format(which="number <= %s AND why = ''"), (name, upto)
+            locked = "SELECT 1 FROM buffered_table WHERE name = %s FOR UPDATE"
+            if connection.execute(locked, (name,)).fetchone() is None:
+                return 0
+            rows, size = _one(connection, _REMOVE, (name, upto))
+            connection.execute(
+                "UPDATE buffered_table SET rows = rows - %s, bytes = bytes - %s WHERE name = %s",
+                (rows, size, name),
             )
             connection.execute(
                 "DELETE FROM buffered_key WHERE name = %s AND at_us < %s AND number <= %s",
                 (name, keys_before, upto),
             )
-            return rows
-
-    def set_aside(self, name: str, numbers: Sequence[int], *, why: str) -> None:
-        statement = """
-        WITH gone AS (
-            UPDATE buffered_entry SET why = %s WHERE name = %s AND number = ANY(%s) AND why = ''
-            RETURNING rows, length(data) AS size
-        )
-        SELECT coalesce(sum(rows), 0)::bigint, coalesce(sum(size), 0)::bigint FROM gone
-        """
-        with self._connected() as connection, connection.transaction():
-            connection.execute("SET LOCAL synchronous_commit = on")
-            _no_longer_waits(connection, name, statement, (why, name, list(numbers)))
-
-    def aside(self, name: str) -> tuple[Entry, ...]:
-        with self._connected() as connection:
-            found = connection.execute(_ENTRIES + "WHERE name = %s AND why != '' ORDER BY number", (name,))
-            return tuple(_entry(row) for row in found)
-
-    def forget_aside(self, name: str) -> int:
-        with self._connected() as connection:
-            rows, _ = _one(connection, _REMOVE.format(which="why != ''"), (name,))
             return int(rows)
 
     def close(self) -> None:
@@ -272,31 +255,15 @@ def _known(
     return {(name, key): (number, rows) for name, key, number, rows in found}
 
 
-def _no_longer_waits(
-    connection: psycopg.Connection[Any], name: str, statement: str, values: tuple[object, ...]
-) -> int:
-    """Take entries out with a statement that tells their sums; how many rows they have."""
-    locked = connection.execute("SELECT 1 FROM buffered_table WHERE name = %s FOR UPDATE", (name,)).fetchone()
-    if locked is None:
-        return 0
-    rows, size = _one(connection, statement, values)
-    if rows or size:
-        connection.execute(
-            "UPDATE buffered_table SET rows = rows - %s, bytes = bytes - %s WHERE name = %s",
-            (rows, size, name),
-        )
-    return int(rows)
-
-
 def _one(connection: psycopg.Connection[Any], statement: Any, values: Sequence[object] = ()) -> Any:
     row = connection.execute(statement, values or None).fetchone()
     assert row is not None, "the statement has a row whatever is there"
     return row
 
 
-def _entry(row: tuple[int, int, bytes, str, int, str, str, str]) -> Entry:
-    number, rows, data, key, at, by, step, why = row
-    return Entry(number, rows, bytes(data), Mark(key=key, at=Instant(at), by=by, step=step), why)
+def _entry(row: tuple[int, int, bytes, str, int, str, str]) -> Entry:
+    number, rows, data, key, at, by, step = row
+    return Entry(number, rows, bytes(data), Mark(key=key, at=Instant(at), by=by, step=step))
 
 
 def _ours(error: psycopg.Error) -> FourfoldError:

@@ -29,7 +29,7 @@ CREATE TABLE buffered_table (
 CREATE TABLE buffered_entry (
     id INTEGER PRIMARY KEY, name TEXT NOT NULL, number INTEGER NOT NULL, rows INTEGER NOT NULL,
     key TEXT NOT NULL, at_us INTEGER NOT NULL, by TEXT NOT NULL, step TEXT NOT NULL,
-    data BLOB NOT NULL, why TEXT NOT NULL DEFAULT '', UNIQUE (name, number)
+    data BLOB NOT NULL, UNIQUE (name, number)
 );
 CREATE TABLE buffered_key (
     name TEXT, key TEXT, number INTEGER NOT NULL, rows INTEGER NOT NULL, at_us INTEGER NOT NULL,
@@ -38,11 +38,10 @@ CREATE TABLE buffered_key (
 PRAGMA user_version = {FORMAT};
 COMMIT;
 """
-_ENTRIES = "SELECT number, rows, data, key, at_us, by, step, why FROM buffered_entry "
+_ENTRIES = "SELECT number, rows, data, key, at_us, by, step FROM buffered_entry "
 _WAITING = """
 SELECT name, rows, bytes, newest,
-    (SELECT e.at_us FROM buffered_entry e WHERE e.name = t.name AND e.why = '' ORDER BY e.number LIMIT 1),
-    (SELECT coalesce(sum(e.rows), 0) FROM buffered_entry e WHERE e.name = t.name AND e.why != '')
+    (SELECT e.at_us FROM buffered_entry e WHERE e.name = t.name ORDER BY e.number LIMIT 1)
 FROM buffered_table t ORDER BY name
 """
 
@@ -83,7 +82,7 @@ class SqliteBuffer:
             if connection is None:
                 return ()
             found = connection.execute(
-                _ENTRIES + "WHERE name = ? AND number > ? AND why = '' ORDER BY number", (name, number)
+                _ENTRIES + "WHERE name = ? AND number > ? ORDER BY number", (name, number)
             )
             return tuple(_entry(row) for row in found)
 
@@ -95,41 +94,20 @@ class SqliteBuffer:
         with self._changing() as connection:
             if connection is None:
                 return 0
-            which = "FROM buffered_entry WHERE name = ? AND number <= ? AND why = ''"
-            rows = _no_longer_waits(connection, name, which, (name, upto))
-            connection.execute(f"DELETE {which}", (name, upto))
+            gone = "FROM buffered_entry WHERE name = ? AND number <= ?"
+            rows, size = connection.execute(
+                f"SELECT coalesce(sum(rows), 0), coalesce(sum(length(data)), 0) {gone}", (name, upto)
+            ).fetchone()
+            connection.execute(f"DELETE {gone}", (name, upto))
+            connection.execute(
+                "UPDATE buffered_table SET rows = rows - ?, bytes = bytes - ? WHERE name = ?",
+                (rows, size, name),
+            )
             connection.execute(
                 "DELETE FROM buffered_key WHERE name = ? AND at_us < ? AND number <= ?",
                 (name, keys_before, upto),
             )
-            return rows
-
-    def set_aside(self, name: str, numbers: Sequence[int], *, why: str) -> None:
-        with self._changing() as connection:
-            if connection is None:
-                return
-            for number in numbers:
-                which = "FROM buffered_entry WHERE name = ? AND number = ? AND why = ''"
-                if _no_longer_waits(connection, name, which, (name, number)):
-                    connection.execute(
-                        "UPDATE buffered_entry SET why = ? WHERE name = ? AND number = ?", (why, name, number)
-                    )
-
-    def aside(self, name: str) -> tuple[Entry, ...]:
-        with self._reading() as connection:
-            if connection is None:
-                return ()
-            found = connection.execute(_ENTRIES + "WHERE name = ? AND why != '' ORDER BY number", (name,))
-            return tuple(_entry(row) for row in found)
-
-    def forget_aside(self, name: str) -> int:
-        with self._changing() as connection:
-            if connection is None:
-                return 0
-            found = connection.execute(
-                "DELETE FROM buffered_entry WHERE name = ? AND why != '' RETURNING rows", (name,)
-            )
-            return sum(rows for (rows,) in found.fetchall())
+            return int(rows)
 
     def close(self) -> None:
         with self._lock:
@@ -299,24 +277,9 @@ def _add(connection: sqlite3.Connection, addition: Addition) -> Receipt:
     return Receipt(number, addition.rows, rows, waiting)
 
 
-def _no_longer_waits(
-    connection: sqlite3.Connection, name: str, which: str, values: tuple[object, ...]
-) -> int:
-    """Take entries out of the table's sums; how many rows they have."""
-    rows, size = connection.execute(
-        f"SELECT coalesce(sum(rows), 0), coalesce(sum(length(data)), 0) {which}",
-        values,
-    ).fetchone()
-    if rows or size:
-        connection.execute(
-            "UPDATE buffered_table SET rows = rows - ?, bytes = bytes - ? WHERE name = ?", (rows, size, name)
-        )
-    return int(rows)
-
-
-def _entry(row: tuple[int, int, bytes, str, int, str, str, str]) -> Entry:
-    number, rows, data, key, at, by, step, why = row
-    return Entry(number, rows, data, Mark(key=key, at=Instant(at), by=by, step=step), why)
+def _entry(row: tuple[int, int, bytes, str, int, str, str]) -> Entry:
+    number, rows, data, key, at, by, step = row
+    return Entry(number, rows, data, Mark(key=key, at=Instant(at), by=by, step=step))
 
 
 def _ours(error: sqlite3.Error, path: Path) -> FourfoldError:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import click
 
 from fourfold.cli.main import Verbs
@@ -15,9 +13,6 @@ from fourfold.cli.table_changes import compact, diff, drop, restore, vacuum
 from fourfold.cli.table_checks import COMMANDS as CHECKS
 from fourfold.cli.table_query import command as query
 from fourfold.cli.table_stats import command as stats
-
-if TYPE_CHECKING:
-    from fourfold.core.storage import TableInfo
 
 
 @click.group(cls=Verbs, name="table")
@@ -69,7 +64,7 @@ def show_table(name: str, version: int | None, output: str) -> None:
             ("table", info.name),
             ("version", f"{info.version} ({when(info.at)})"),
             ("rows", info.rows),
-            ("waiting", _waiting(info)),
+            ("waiting", f"{info.waiting_rows} rows, in no version yet" if info.waiting_rows else "0"),
             ("size", f"{size(info.size_bytes)} in {info.file_count} files"),
             ("partitioned by", info.partition_by),
             ("tags", pairs(info.tags)),
@@ -77,16 +72,6 @@ def show_table(name: str, version: int | None, output: str) -> None:
         ],
         output,
     )
-
-
-def _waiting(info: TableInfo) -> str:
-    """Rows that no version has yet, in words."""
-    told = f"{info.waiting_rows}"
-    if info.waiting_rows:
-        told += ", seen by readers, in no version yet"
-    if info.aside_rows:
-        told += f"; {info.aside_rows} set aside (see: fourfold table aside {info.name})"
-    return told
 
 
 @command.command("flush")
@@ -97,35 +82,6 @@ def flush(names: tuple[str, ...]) -> None:
         for name in names or [table.name for table in opened.storage.list_tables() if table.waiting_rows]:
             made = opened.storage.flush(name)
             note(f"{name} is at version {made.version}, {made.rows} rows")
-
-
-@command.command("aside")
-@click.argument("name")
-@click.option("--number", type=int, default=None, help="Show the rows of this insert.")
-@click.option("--forget", is_flag=True, help="Let go of all of them, for good.")
-@click.option("--why", default="", help="Kept in the audit.")
-@output_option
-def aside(name: str, number: int | None, forget: bool, why: str, output: str) -> None:
-    """Inserts that no longer fitted the table when they were flushed; each with its reason."""
-    with services() as opened:
-        if forget:
-            note(f"{opened.storage.forget_aside(name, why=why)} rows were let go")
-        elif number is not None:
-            show_rows(opened.storage.aside_rows(name, number), output)
-        else:
-            show(
-                opened.storage.aside(name),
-                [
-                    Column("NUMBER", lambda a: a.number, is_number=True),
-                    Column("ROWS", lambda a: a.rows, is_number=True),
-                    Column("AT", lambda a: when(a.at)),
-                    Column("BY", lambda a: a.by),
-                    Column("STEP", lambda a: a.step),
-                    Column("WHY", lambda a: " ".join(a.why.split())),
-                ],
-                output,
-                nothing="nothing is set aside",
-            )
 
 
 @command.command("history")

@@ -111,7 +111,7 @@ def rejected(name: str, rejection: str | None, rows: int, output: str) -> None:
                 Column("KEPT", lambda r: r.kept_rows, is_number=True),
                 Column("THE REST", _rest),
                 Column("BY", lambda r: r.by),
-                Column("WHY", lambda r: "; ".join(v.reason for v in r.verdicts)),
+                Column("WHY", lambda r: "; ".join(v.reason for v in r.verdicts) or " ".join(r.why.split())),
             ],
             output,
             nothing=f"nothing that was written to {name} was rejected",

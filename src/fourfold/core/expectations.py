@@ -160,3 +160,5 @@ class Rejection:
     version: int | None = None
     """The version that holds the other rows."""
     step: str = ""
+    why: str = ""
+    """What else was wrong with them: inserted rows that no longer fit the table's columns."""

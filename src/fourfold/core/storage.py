@@ -95,8 +95,6 @@ class TableInfo:
     file_count: int = 0
     waiting_rows: int = 0
     """Rows that were inserted since and are in no version yet; a read of the newest version has them."""
-    aside_rows: int = 0
-    """Inserted rows that no longer fitted the table when they were flushed; see `Aside`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,19 +105,6 @@ class Inserted:
     number: int
     """The inserts of a table are numbered as they come."""
     rows: int
-
-
-@dataclass(frozen=True, slots=True)
-class Aside:
-    """An insert whose rows no longer fitted the table when they were flushed: kept, and not in the table."""
-
-    name: str
-    number: int
-    rows: int
-    at: Instant
-    by: str
-    step: str
-    why: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from fourfold.core.errors import TooMuch
 from fourfold.core.ports.buffer import NEVER, Addition, Entry, Receipt, RowBuffer, Waiting
@@ -21,16 +21,12 @@ class _Table:
     keys: dict[str, tuple[int, int, Instant]] = field(default_factory=dict)
 
     @property
-    def waiting(self) -> list[Entry]:
-        return [entry for entry in self.entries if not entry.why]
-
-    @property
     def rows(self) -> int:
-        return sum(entry.rows for entry in self.waiting)
+        return sum(entry.rows for entry in self.entries)
 
     @property
     def bytes(self) -> int:
-        return sum(len(entry.data) for entry in self.waiting)
+        return sum(len(entry.data) for entry in self.entries)
 
 
 class MemoryBuffer:
@@ -62,7 +58,7 @@ class MemoryBuffer:
 
     def after(self, name: str, number: int = -1) -> tuple[Entry, ...]:
         with self._lock:
-            return tuple(entry for entry in self._table(name).waiting if entry.number > number)
+            return tuple(entry for entry in self._table(name).entries if entry.number > number)
 
     def waiting(self) -> tuple[Waiting, ...]:
         with self._lock:
@@ -72,8 +68,7 @@ class MemoryBuffer:
                     table.rows,
                     table.bytes,
                     table.newest,
-                    table.waiting[0].mark.at if table.waiting else None,
-                    sum(entry.rows for entry in table.entries if entry.why),
+                    table.entries[0].mark.at if table.entries else None,
                 )
                 for name, table in sorted(self._tables.items())
                 if table.newest >= 0
@@ -82,7 +77,7 @@ class MemoryBuffer:
     def forget(self, name: str, *, upto: int, keys_before: Instant = NEVER) -> int:
         with self._lock:
             table = self._table(name)
-            gone = [entry for entry in table.waiting if entry.number <= upto]
+            gone = [entry for entry in table.entries if entry.number <= upto]
             table.entries = [entry for entry in table.entries if entry not in gone]
             table.keys = {
                 key: (number, rows, at)
@@ -90,25 +85,6 @@ class MemoryBuffer:
                 if number > upto or at >= keys_before
             }
             return sum(entry.rows for entry in gone)
-
-    def set_aside(self, name: str, numbers: Sequence[int], *, why: str) -> None:
-        with self._lock:
-            table = self._table(name)
-            table.entries = [
-                replace(entry, why=why) if entry.number in numbers and not entry.why else entry
-                for entry in table.entries
-            ]
-
-    def aside(self, name: str) -> tuple[Entry, ...]:
-        with self._lock:
-            return tuple(entry for entry in self._table(name).entries if entry.why)
-
-    def forget_aside(self, name: str) -> int:
-        with self._lock:
-            table = self._table(name)
-            gone = sum(entry.rows for entry in table.entries if entry.why)
-            table.entries = table.waiting
-            return gone
 
     def close(self) -> None:
         pass
@@ -138,7 +114,7 @@ class RowBufferKit:
 
     def test_what_was_added_waits_in_order_with_its_mark(self, open_buffer: Callable[[], RowBuffer]) -> None:
         buffer = open_buffer()
-        assert (buffer.after("t"), buffer.waiting(), buffer.aside("t")) == ((), (), ())
+        assert (buffer.after("t"), buffer.waiting()) == ((), ())
         first = buffer.add([addition("a", at=5)])
         rest = buffer.add([addition("bc", at=6), addition("d", name="other"), addition("e", at=7)])
         assert [(r.number, r.rows) for r in (*first, *rest)] == [(0, 1), (1, 1), (0, 1), (2, 1)]
@@ -204,25 +180,6 @@ class RowBufferKit:
         buffer.add([addition("a")])
         buffer.forget("t", upto=0)
         buffer.add([addition("y" * (BOUND - 1))])
-
-    def test_what_is_set_aside_waits_no_longer_and_is_kept(
-        self, open_buffer: Callable[[], RowBuffer]
-    ) -> None:
-        buffer = open_buffer()
-        buffer.set_aside("t", [0], why="nothing is there")
-        buffer.add([addition(text) for text in "abcd"])
-        buffer.set_aside("t", [1, 3, 9], why="no column 'n'")
-        buffer.set_aside("t", [1], why="another reason")
-        assert texts(buffer) == ["a", "c"]
-        assert [(e.number, e.data, e.why) for e in buffer.aside("t")] == [
-            (1, b"b", "no column 'n'"),
-            (3, b"d", "no column 'n'"),
-        ]
-        assert buffer.waiting() == (Waiting("t", 2, 2, 3, Instant(0), aside_rows=2),)
-        assert buffer.forget("t", upto=3) == 2
-        assert len(open_buffer().aside("t")) == 2
-        assert (buffer.forget_aside("t"), buffer.forget_aside("t")) == (2, 0)
-        assert buffer.waiting() == (Waiting("t", 0, 0, 3, None),)
 
     def test_a_reader_who_reads_on_misses_nothing(self, open_buffer: Callable[[], RowBuffer]) -> None:
         buffers = [open_buffer() for _ in range(4)]

@@ -44,8 +44,6 @@ class Entry:
     rows: int
     data: bytes
     mark: Mark
-    why: str = ""
-    """Why it was set aside; empty while it waits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +57,6 @@ class Waiting:
     """The greatest number given so far; -1 before the first."""
     oldest: Instant | None
     """When the first of what waits was added; `None` when nothing waits."""
-    aside_rows: int = 0
-    """Rows that were set aside."""
 
 
 class RowBuffer(Protocol):
@@ -92,18 +88,6 @@ class RowBuffer(Protocol):
 
     def forget(self, name: str, *, upto: int, keys_before: Instant = NEVER) -> int:
         """Remove what waits up to a number, and keys first seen before a time; how many rows went."""
-        ...
-
-    def set_aside(self, name: str, numbers: Sequence[int], *, why: str) -> None:
-        """Let entries wait no longer, but keep them; what does not wait is left as it is."""
-        ...
-
-    def aside(self, name: str) -> tuple[Entry, ...]:
-        """What was set aside, by number, with the reasons."""
-        ...
-
-    def forget_aside(self, name: str) -> int:
-        """Remove what was set aside; how many rows went."""
         ...
 
     def close(self) -> None:

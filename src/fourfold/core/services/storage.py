@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Protocol
 
 from fourfold.core.routes import Role, route
 from fourfold.core.storage import (
-    Aside,
     Branch,
     Condition,
     Digest,
@@ -65,7 +64,10 @@ class Storage(Protocol):
 
     @route("POST /tables/{name}/flush", needs=Role.viewer)
     def flush(self, name: str) -> TableVersion:
-        """Bring what was inserted into a version, and say which; the newest one when nothing waited."""
+        """Bring what was inserted into a version, and say which; the newest one when nothing waited.
+
+        It changes nothing that is read, so whoever may read may ask for it.
+        """
         ...
 
     @route("POST /tables/{name}/overwrite", needs=Role.editor)
@@ -210,23 +212,6 @@ class Storage(Protocol):
     @route("POST /tables/{name}/tags/{tag}", needs=Role.editor)
     def tag(self, name: str, tag: str, *, version: int | None = None, why: str = "") -> TableVersion:
         """Give a version a name of its own (the newest, if none is given); the tag may move later."""
-        ...
-
-    # Inserts that no longer fitted their table
-
-    @route("GET /tables/{name}/aside", needs=Role.viewer)
-    def aside(self, name: str) -> tuple[Aside, ...]:
-        """Inserts that were set aside, because the table's columns changed before they were flushed."""
-        ...
-
-    @route("GET /tables/{name}/aside/{number}", needs=Role.viewer)
-    def aside_rows(self, name: str, number: int) -> pa.Table:
-        """The rows of one of them, as they were inserted."""
-        ...
-
-    @route("DELETE /tables/{name}/aside", needs=Role.editor)
-    def forget_aside(self, name: str, *, why: str = "") -> int:
-        """Let go of a table's inserts that were set aside; how many rows."""
         ...
 
     # Branches

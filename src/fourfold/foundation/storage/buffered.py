@@ -54,7 +54,8 @@ Told = Callable[[str, Snapshot, Sequence[Entry]], None]
 class Buffered:
     """Tables with a buffer before them. May be used from several threads and processes at once.
 
-    `flushed` hears of every row that reached its table, and after a crash perhaps twice. `is_dropped` says
+    `flushed` hears of every entry that reached its table; `unfit` keeps one, with the reason, that fits the
+    table's columns no more, before it is forgotten: both hear perhaps twice after a crash. `is_dropped` says
     of a table that is not there whether it was dropped: then its rows go too.
     """
 
@@ -66,6 +67,7 @@ class Buffered:
         *,
         bounds: BufferSettings,
         flushed: Told,
+        unfit: Callable[[str, Entry, str], None],
         is_dropped: Callable[[str], bool],
     ) -> None:
         self._buffer = buffer
@@ -73,6 +75,7 @@ class Buffered:
         self._clock = clock
         self._bounds = bounds
         self._flushed = flushed
+        self._unfit = unfit
         self._is_dropped = is_dropped
         self._turns = Turns(buffer)
         self._flusher = Flusher(self.look)
@@ -146,7 +149,7 @@ class Buffered:
         """Rows that a process left behind are flushed by who comes next; where none wait no thread begins."""
         if not self._has_looked:
             self._has_looked = True
-            if any(waiting.oldest is not None for waiting in self._buffer.waiting()):
+            if self.waiting():
                 self._flusher.note(is_due=False)
 
     def _tail(self, name: str) -> Tail:
@@ -162,7 +165,7 @@ class Buffered:
     def flush(self, name: str) -> int | None:
         """Bring all rows acknowledged before the call into the table; a version that has them.
 
-        `None` when none waited. What fits the table's columns no more is set aside.
+        `None` when none waited. What fits the table's columns no more is kept aside.
         """
         with self._flushing_of(name):
             target: int | None = None
@@ -196,8 +199,8 @@ class Buffered:
             try:
                 pieces.append(fit_later(name, decode(name, entry), snapshot.schema))
             except (Refused, Corrupted) as error:
-                logger.warning("%d rows of table '%s' are set aside: %s", entry.rows, name, error)
-                self._buffer.set_aside(name, [entry.number], why=str(error))
+                logger.warning("%d inserted rows are kept aside: %s", entry.rows, error)
+                self._unfit(name, entry, str(error))
         authors = sorted({entry.mark.by for entry in entries})
         steps = {entry.mark.step for entry in entries}
         mark = Mark(
@@ -223,25 +226,16 @@ class Buffered:
             yield
 
     def drop(self, name: str) -> None:
-        """Forget what waits of a table that is gone, and what was set aside; its numbers go on."""
+        """Forget what waits of a table that is gone; its numbers go on."""
         self._buffer.forget(name, upto=2**62)
-        self._buffer.forget_aside(name)
         with self._lock:
             self._tails.pop(name, None)
 
     # What waits
 
     def waiting(self) -> tuple[Waiting, ...]:
-        """What waits of each table, by name; tables of which nothing waits, or is set aside, are left out."""
-        return tuple(w for w in self._buffer.waiting() if w.oldest is not None or w.aside_rows)
-
-    def aside(self, name: str) -> tuple[Entry, ...]:
-        """What was set aside, with the reasons."""
-        return self._buffer.aside(name)
-
-    def forget_aside(self, name: str) -> int:
-        """Let go of what was set aside; how many rows."""
-        return self._buffer.forget_aside(name)
+        """What waits, by the name of its table; tables of which nothing waits are left out."""
+        return tuple(waiting for waiting in self._buffer.waiting() if waiting.oldest is not None)
 
     def watch(self) -> None:
         """Look for rows of other processes too, from now on, as often as rows get old."""

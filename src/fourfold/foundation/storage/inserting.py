@@ -9,14 +9,15 @@ import pyarrow as pa
 from fourfold.core import context
 from fourfold.core.context import Ref
 from fourfold.core.decide import schemas
-from fourfold.core.errors import NotFound, Refused
+from fourfold.core.errors import Corrupted, NotFound, Refused
 from fourfold.core.ports.buffer import NEVER, Addition, Entry, Receipt, RowBuffer, Waiting
 from fourfold.core.ports.clock import Clock
 from fourfold.core.ports.tables import Mark, Snapshot, TableStore
 from fourfold.core.settings import BufferSettings
-from fourfold.core.storage import MAIN, Aside, Condition, Inserted, TableVersion, table_address
+from fourfold.core.storage import MAIN, Condition, Inserted, TableVersion, table_address
 from fourfold.core.times import Instant
 from fourfold.foundation.storage.buffered import Buffered
+from fourfold.foundation.storage.checks.kept import Kept
 from fourfold.foundation.storage.naming import Naming
 from fourfold.foundation.storage.tables import TableRecords
 from fourfold.foundation.storage.tails import decode
@@ -34,6 +35,7 @@ class Inserting:
         records: TableRecords,
         versions: Versions,
         naming: Naming,
+        kept: Kept,
         tables: TableStore,
         buffer: RowBuffer,
         clock: Clock,
@@ -42,10 +44,17 @@ class Inserting:
         self._records = records
         self._versions = versions
         self._naming = naming
+        self._kept = kept
         self._tables = tables
         self._clock = clock
         self.buffered = Buffered(
-            buffer, tables, clock, bounds=bounds, flushed=self._flushed, is_dropped=self._is_dropped
+            buffer,
+            tables,
+            clock,
+            bounds=bounds,
+            flushed=self._flushed,
+            unfit=self._keep,
+            is_dropped=self._is_dropped,
         )
 
     def insert(self, name: str, data: pa.Table) -> Inserted:
@@ -130,6 +139,14 @@ class Inserting:
                     version -= 1
                 self._records.connect(now, _ref(name, entry.number), Ref("table", name, str(version)))
 
+    def _keep(self, name: str, entry: Entry, why: str) -> None:
+        """Keep rows that fit their table no more where rows are kept that it does not take."""
+        try:
+            rows = decode(name, entry)
+        except Corrupted:
+            rows = pa.table({"bytes": [entry.data]})
+        self._kept.unfit(name, entry.number, entry.mark, rows=rows, why=why)
+
     def _is_dropped(self, name: str) -> bool:
         known = self._records.known(name)
         return known is not None and known.dropped_at is not None
@@ -138,36 +155,9 @@ class Inserting:
         """Forget what waits of a table that is gone."""
         self.buffered.drop(name)
 
-    # What waits, and what was set aside
-
     def waiting(self) -> dict[str, Waiting]:
         """What waits of each table."""
         return {waiting.name: waiting for waiting in self.buffered.waiting()}
-
-    def aside(self, name: str) -> tuple[Aside, ...]:
-        """The inserts that no longer fitted the table when it was flushed."""
-        return tuple(
-            Aside(name, each.number, each.rows, each.mark.at, each.mark.by, each.mark.step, each.why)
-            for each in self.buffered.aside(name)
-        )
-
-    def aside_rows(self, name: str, number: int) -> pa.Table:
-        """The rows of one of them, as they were inserted."""
-        found = {entry.number: entry for entry in self.buffered.aside(name)}
-        if number not in found:
-            raise NotFound(
-                f"no insert {number} of table '{name}' is set aside",
-                ways_on=[f"set aside: {', '.join(map(str, found)) or '(none)'}"],
-                table=name,
-            )
-        return decode(name, found[number])
-
-    def forget_aside(self, name: str, why: str) -> int:
-        """Let go of them all; how many rows."""
-        gone = self.buffered.forget_aside(name)
-        if gone:
-            self._records.record(self._clock.now(), name, "table.forget_aside", {"rows": gone, "why": why})
-        return gone
 
 
 class NoBuffer:
@@ -186,15 +176,6 @@ class NoBuffer:
         return ()
 
     def forget(self, name: str, *, upto: int, keys_before: Instant = NEVER) -> int:  # noqa: ARG002
-        return 0
-
-    def set_aside(self, name: str, numbers: Sequence[int], *, why: str) -> None:
-        pass
-
-    def aside(self, name: str) -> tuple[Entry, ...]:  # noqa: ARG002
-        return ()
-
-    def forget_aside(self, name: str) -> int:  # noqa: ARG002
         return 0
 
     def close(self) -> None:

@@ -21,7 +21,6 @@ from fourfold.core.ports.tables import Commit, Difference, Rows, TableStore
 from fourfold.core.services.storage import RETENTION_S
 from fourfold.core.settings import BufferSettings
 from fourfold.core.storage import (
-    Aside,
     Branch,
     Column,
     Condition,
@@ -76,7 +75,7 @@ class Storage:
         self._branches = Branches(self._records, self._versions, self._naming, tables, self._gate)
         self._retiring = Retiring(self._records, self._versions, tables, clock)
         self._inserting = Inserting(
-            self._records, self._versions, self._naming, tables, buffer, clock, bounds
+            self._records, self._versions, self._naming, self._gate.kept, tables, buffer, clock, bounds
         )
 
     def watch(self) -> None:
@@ -375,7 +374,6 @@ class Storage:
             tags=self._records.tags(address),
             file_count=snapshot.file_count,
             waiting_rows=waiting[address].rows if address in waiting else 0,
-            aside_rows=waiting[address].aside_rows if address in waiting else 0,
         )
 
     def tag(self, name: str, tag: str, *, version: int | None = None, why: str = "") -> TableVersion:
@@ -387,17 +385,6 @@ class Storage:
         found = self._versions.readable(address, wanted)
         self._records.put_tag(self._clock.now(), address, tag, wanted, why)
         return found
-
-    # What was set aside
-
-    def aside(self, name: str) -> tuple[Aside, ...]:
-        return self._inserting.aside(self._to_read(name))
-
-    def aside_rows(self, name: str, number: int) -> pa.Table:
-        return self._inserting.aside_rows(self._to_read(name), number)
-
-    def forget_aside(self, name: str, *, why: str = "") -> int:
-        return self._inserting.forget_aside(self._to_append(name), why)
 
     # Branches, and removing
 

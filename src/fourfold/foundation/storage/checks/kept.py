@@ -91,6 +91,22 @@ class Kept:
         self._records.put_rejection(rejection, None if rows is None else self._stored(rows))
         return rejection
 
+    def unfit(self, table: str, number: int, mark: Mark, *, rows: pa.Table, why: str) -> None:
+        """Keep an insert that fits its table's columns no more; keeping it again is keeping it once."""
+        rejection = Rejection(
+            id=f"insert_{table}_{number}",
+            table=table,
+            at=mark.at,
+            by=mark.by,
+            operation="insert",
+            is_quarantined=True,
+            rows=rows.num_rows,
+            kept_rows=rows.num_rows,
+            step=mark.step,
+            why=why,
+        )
+        self._records.put_rejection(rejection, self._stored(rows))
+
     def written(self, rejection: Rejection, version: int) -> None:
         """Note which version holds the other rows."""
         self._records.note_version(replace(rejection, version=version))

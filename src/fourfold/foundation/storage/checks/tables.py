@@ -108,6 +108,8 @@ class CheckRecords:
             old = list(connection.execute(newest.offset(KEPT_REFUSALS)).scalars())
             connection.execute(rejection_table.delete().where(kept.id.in_(old)))
             facts = {"rejection": rejection.id, "rows": rejection.rows, **_said(rejection.verdicts)}
+            if rejection.why:
+                facts["why"] = rejection.why
             verb = "table.quarantine" if rejection.is_quarantined else "table.refuse"
             audit.record(connection, rejection.at, verb, Ref("table", rejection.table), facts)
 
