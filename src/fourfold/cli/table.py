@@ -9,7 +9,7 @@ from fourfold.cli.opened import services
 from fourfold.cli.output import Column, note, output_option, pairs, show, show_one, size, when
 from fourfold.cli.rows import first, show_rows
 from fourfold.cli.table_branch import command as branch
-from fourfold.cli.table_changes import compact, diff, drop, restore, vacuum
+from fourfold.cli.table_changes import compact, diff, drop, export, restore, vacuum
 from fourfold.cli.table_checks import COMMANDS as CHECKS
 from fourfold.cli.table_query import command as query
 from fourfold.cli.table_stats import command as stats
@@ -20,7 +20,7 @@ def command() -> None:
     """Versioned tables."""
 
 
-for _verb in (query, diff, restore, compact, vacuum, drop, branch, stats, *CHECKS):
+for _verb in (query, diff, restore, compact, vacuum, drop, export, branch, stats, *CHECKS):
     command.add_command(_verb)
 
 

@@ -80,6 +80,21 @@ def compact(name: str, cluster_by: tuple[str, ...]) -> None:
         note(f"{name} is at version {made.version}: {before.file_count} files became {after.file_count}")
 
 
+@click.command("export")
+@click.argument("name")
+@click.option("--to", required=True, metavar="PLACE", help="A place that [exports] in the settings names.")
+@click.option("--version", type=int, default=None)
+def export(name: str, to: str, version: int | None) -> None:
+    """Write a version to an Iceberg catalog, for other engines: of flights, flights@v3 or a tag."""
+    from fourfold.core.storage import table_pin
+
+    pin = table_pin(name)
+    with services() as opened:
+        wanted = pin.version if version is None else version
+        done = opened.storage.export(pin.address, to, version=wanted, at=pin.at, tag=pin.tag)
+    note(f"{done.name} version {done.version} is version {done.made} in {done.to}: {done.rows} rows")
+
+
 @click.command("vacuum")
 @click.argument("name")
 @click.option("--older-than", default="7d", show_default=True, help="How long a replaced version is kept.")

@@ -98,8 +98,8 @@ class Settings:
     ...
     fourfold.core.errors.Refused: setting 'catalogue' is not known
       did you mean 'catalog'?
-      settings: buffer, catalog, environment, flows, online, openlineage, pools, project, server, storage, \
-tables
+      settings: buffer, catalog, environment, exports, flows, online, openlineage, pools, project, server, \
+storage, tables
     """
 
     project: str = "default"
@@ -107,6 +107,8 @@ tables
     storage: str = ""
     tables: str = ""
     """An Iceberg catalog; empty: tables in Delta format, where `storage` is."""
+    exports: Mapping[str, str] = field(default_factory=dict)
+    """Iceberg catalogs that tables may be exported to, by names of their own."""
     online: str = ""
     openlineage: str = ""
     """Where events about runs and what they made are sent; empty: nowhere."""
@@ -138,6 +140,11 @@ tables
                     name: _section(PoolSettings, pool, f"pools.{name}")
                     for name, pool in _table(value, "pools").items()
                 }
+            elif key == "exports":
+                values[key] = {
+                    name: _scalar(str, each, f"exports.{name}")
+                    for name, each in _table(value, "exports").items()
+                }
             elif key in sections:
                 values[key] = _section(sections[key], _table(value, key), key)
             else:
@@ -145,6 +152,8 @@ tables
         parsed = cls(**values)
         for part in ("catalog", "storage", "tables", "online", "openlineage"):
             check_address(part, getattr(parsed, part))
+        for name, address in parsed.exports.items():
+            check_address("tables", address, setting=f"exports.{name}")
         for name, pool in parsed.pools.items():
             check_address("engine", pool.engine, setting=f"pools.{name}.engine")
             if pool.price_usd_per_hour < 0:
@@ -191,7 +200,7 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
         if head == "pools" and "_" in rest:
             pool, _, key = rest.partition("_")
             tree.setdefault("pools", {}).setdefault(pool, {})[key] = value
-        elif head in {"server", "environment", "flows", "buffer"} and rest:
+        elif head in {"server", "environment", "flows", "buffer", "exports"} and rest:
             tree.setdefault(head, {})[rest] = value
         elif name.lower() in {"project", "catalog", "storage", "tables", "online", "openlineage"}:
             tree[name.lower()] = value

@@ -108,6 +108,19 @@ class Inserted:
 
 
 @dataclass(frozen=True, slots=True)
+class Exported:
+    """A version of a table that another table store holds too."""
+
+    name: str
+    version: int
+    to: str
+    """The place, as the settings name it."""
+    made: int
+    """The version of the table there that holds the same rows."""
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
 class Branch:
     """A branch of a table as it is now."""
 

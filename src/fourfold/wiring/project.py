@@ -231,6 +231,7 @@ class Project:
             self.clock,
             buffer=self.buffer,
             bounds=self.settings.buffer,
+            exports=self.stores.exports,
         )
 
     @part

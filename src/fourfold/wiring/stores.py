@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from functools import cached_property
+from collections.abc import Callable
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -58,6 +59,13 @@ class Stores:
         from fourfold.adapters.delta.copies import DeltaCopies
 
         return DeltaCopies(self._place)
+
+    @cached_property
+    def exports(self) -> dict[str, Callable[[], TableStore]]:
+        """Where tables may be exported to, each opened once, when it is asked for."""
+        return {
+            name: cache(partial(self.iceberg, address)) for name, address in self._settings.exports.items()
+        }
 
     def iceberg(self, address: str) -> TableStore:
         """The tables of an Iceberg catalog: `iceberg+sqlite:///file`, `iceberg+https://…`.

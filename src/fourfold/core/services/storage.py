@@ -11,6 +11,7 @@ from fourfold.core.storage import (
     Branch,
     Condition,
     Digest,
+    Exported,
     Inserted,
     Scalar,
     TableDiff,
@@ -212,6 +213,23 @@ class Storage(Protocol):
     @route("POST /tables/{name}/tags/{tag}", needs=Role.editor)
     def tag(self, name: str, tag: str, *, version: int | None = None, why: str = "") -> TableVersion:
         """Give a version a name of its own (the newest, if none is given); the tag may move later."""
+        ...
+
+    @route("POST /tables/{name}/exports/{to}", needs=Role.editor)
+    def export(
+        self,
+        name: str,
+        to: str,
+        *,
+        version: int | None = None,
+        at: Instant | None = None,
+        tag: str | None = None,
+    ) -> Exported:
+        """Write a version (the newest, if none is given) to a place that the settings name in `[exports]`.
+
+        The table of the same name there then holds these rows, as a version of its own. A version that is
+        there already is not written again.
+        """
         ...
 
     # Branches

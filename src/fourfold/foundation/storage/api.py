@@ -11,6 +11,7 @@ from fourfold.core.errors import Refused
 from fourfold.core.storage import (
     MAIN,
     Branch,
+    Exported,
     Inserted,
     TableAddress,
     TableDiff,
@@ -166,6 +167,13 @@ class Table:
         if self._pin["at"] is not None or self._pin["tag"] is not None:
             raise Refused(f"{self!r} cannot be tagged", ways_on=["name the version by number: .version(3)"])
         return self._storage.tag(self.name, tag, version=pinned, why=why)
+
+    def export(self, to: str) -> Exported:
+        """Write this version (the newest, if the handle pins none) to a place that the settings name.
+
+        ff.table("flights").export("lake")  # [exports] lake = "iceberg+https://…"
+        """
+        return self._storage.export(self.name, to, **self._pin)
 
     # Reading
 

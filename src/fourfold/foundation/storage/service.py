@@ -24,6 +24,7 @@ from fourfold.core.storage import (
     Branch,
     Column,
     Condition,
+    Exported,
     Inserted,
     Scalar,
     TableDiff,
@@ -36,6 +37,7 @@ from fourfold.core.times import Instant
 from fourfold.foundation.storage.branches import Branches
 from fourfold.foundation.storage.changes import compared
 from fourfold.foundation.storage.checks.gate import Gate
+from fourfold.foundation.storage.exporting import Targets, exported
 from fourfold.foundation.storage.files import callers_file
 from fourfold.foundation.storage.inserting import NO_BUFFER, Inserting
 from fourfold.foundation.storage.naming import Naming
@@ -44,6 +46,7 @@ from fourfold.foundation.storage.tables import TableRecords
 from fourfold.foundation.storage.versions import MOST_HISTORY, Versions
 
 DEFAULT_BOUNDS = BufferSettings()
+NOWHERE: Targets = {}
 MOST_SHOWN = 1000
 """Rows of each kind that a diff shows."""
 
@@ -64,7 +67,9 @@ class Storage:
         *,
         buffer: RowBuffer = NO_BUFFER,
         bounds: BufferSettings = DEFAULT_BOUNDS,
+        exports: Targets = NOWHERE,
     ) -> None:
+        self._exports = exports
         self._records = TableRecords(catalog)
         self._blobs = blobs
         self._tables = tables
@@ -272,6 +277,25 @@ class Storage:
                 raise
 
         return pa.RecordBatchReader.from_batches(reader.schema, batches())
+
+    def export(
+        self,
+        name: str,
+        to: str,
+        *,
+        version: int | None = None,
+        at: Instant | None = None,
+        tag: str | None = None,
+    ) -> Exported:
+        address = self._to_read(name)
+        if version is None and at is None and tag is None:
+            self._inserting.settle(address)
+        pinned = self._versions.resolve(address, version=version, at=at, tag=tag)
+        rows, info = self.scan(address, version=pinned), self.describe(address, version=pinned)
+        return exported(
+            self._exports, to, address, pinned, rows,
+            partition_by=info.partition_by, mark=self._versions.mark(),
+        )  # fmt: skip
 
     # What differs between versions
 
