@@ -12,6 +12,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import settings
 from pyiceberg.catalog.sql import SqlCatalog
+from pyiceberg.exceptions import CommitFailedException
 from tests.conftest import fresh_postgres
 from tests.iceberg_rest import rest_catalog
 from tests.s3 import Answer, Ask, Asked, Proxy, fresh_bucket
@@ -134,6 +135,29 @@ def test_a_write_that_fails_leaves_no_data_file(tmp_path: Path) -> None:
     assert sorted(tmp_path.rglob("*.parquet")) == before
     store.drop("t")
     assert list((tmp_path / "warehouse").rglob("*.parquet")) == []
+
+
+@pytest.mark.parametrize("said", [KeyboardInterrupt, CommitFailedException, OSError])
+def test_a_commit_whose_answer_is_lost_keeps_its_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: type[BaseException]
+) -> None:
+    store = on_disk(tmp_path)
+    store.append("t", rows(1))
+    kind = type(store._catalog.catalog)
+    real = kind.commit_table
+
+    def commit_table(self, table, requirements, updates):  # type: ignore[no-untyped-def]
+        real(self, table, requirements, updates)
+        raise said("lost")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(kind, "commit_table", commit_table)
+        if said is KeyboardInterrupt:
+            with pytest.raises(KeyboardInterrupt):
+                store.append("t", rows(2))
+        else:
+            assert store.append("t", rows(2)).version == 1
+    assert numbers(store) == [1, 2]
 
 
 DYING = """

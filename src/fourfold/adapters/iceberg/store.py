@@ -338,8 +338,8 @@ class IcebergTables:
                             return self._committed(attempt, draft, mark)
                     except Late:
                         attempt.discard()
-        except BaseException as error:
-            if attempt is not None and not isinstance(error, _InDoubt):
+        except BaseException:
+            if attempt is not None:
                 attempt.discard(source)
             raise
         if attempt is not None:
@@ -356,20 +356,19 @@ class IcebergTables:
             told = attempt.stage(draft, mark)
         try:
             attempt.put()
-        except Late:
-            raise
         except Exception as error:
             try:
                 state = self._find(attempt.name)
                 made = None if state is None else state.by_id(attempt.id)
             except FourfoldError as again:
-                raise _InDoubt(
+                raise Unavailable(
                     f"table '{attempt.name}' did not answer while it was written to: whether the write came "
                     "to be is not known",
                     ways_on=["see its history, or repeat the write if it has a key", again.message],
                     table=attempt.name,
                 ) from error
             if made is None:
+                attempt.failed()
                 with translating(attempt.name):
                     raise
         return Commit(
@@ -377,10 +376,6 @@ class IcebergTables:
             rows_added=told.rows_added, rows_removed=told.rows_removed, key=told.key, by=told.by,
             step=told.step,
         )  # fmt: skip
-
-
-class _InDoubt(Unavailable):
-    """Whether a write came to be is not known, so its files may not be touched."""
 
 
 def _answered(name: str, state: State | None, mark: Mark) -> Commit | None:

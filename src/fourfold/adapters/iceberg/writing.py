@@ -100,6 +100,8 @@ class Try:
         self._transaction: Transaction | None = None
         self._producer: Any = None
         self._digest = ""
+        self.is_in_doubt = False
+        """Whether it may have come to be, so that no file of it may be touched."""
         self.id = secrets.token_hex(16)
 
     @property
@@ -203,8 +205,13 @@ class Try:
         return told
 
     def put(self) -> None:
-        """Make it the next version; `Late` when another one came first."""
+        """Make it the next version; `Late` when another one came first.
+
+        From here on it is in doubt, until somebody has looked: an answer may be lost, and a service that was
+        asked again by the way says of our own commit that it came first.
+        """
         transaction = self._begun
+        self.is_in_doubt = True
         try:
             if self.state is None:
                 transaction.commit_transaction()
@@ -214,11 +221,17 @@ class Try:
                 # Not `commit_transaction`, which would try again on top of what it has not looked at.
                 self.state.table._do_commit(transaction._updates, requirements)
         except (CommitFailedException, TableAlreadyExistsError, NoSuchTableError) as error:
-            self._producer._clean_all_uncommitted()
             raise Late from error
+
+    def failed(self) -> None:
+        """It did not come to be: what names its files goes."""
+        self.is_in_doubt = False
+        self._producer._clean_all_uncommitted()
 
     def discard(self, source: Source | None = None) -> None:
         """Remove the files that no version names; with `source`, also those that its data became."""
+        if self.is_in_doubt:
+            return
         gone = self._own + (source.files if source else [])
         for file in gone:
             with suppress(Exception):  # left behind, it is named by nobody
