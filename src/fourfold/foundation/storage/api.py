@@ -24,6 +24,7 @@ from fourfold.core.storage import (
 )
 from fourfold.core.times import Instant, duration_s
 from fourfold.foundation.storage import given
+from fourfold.foundation.storage.columns.made import view_name, writing
 from fourfold.foundation.storage.expect import expected
 from fourfold.foundation.storage.given import Plain, Types, When, Where
 
@@ -88,7 +89,8 @@ class Table:
             flights.append(duckdb.sql("select * from 'flights/*.parquet'"))
         """
         self._check_not_pinned("append to")
-        return self._storage.append(self.name, given.arrow(data), partition_by=tuple(partition_by))
+        with writing(data):
+            return self._storage.append(self.name, given.arrow(data), partition_by=tuple(partition_by))
 
     def insert(self, data: object) -> Inserted:
         """Add rows that come a few at a time: kept durably and seen by readers at once, in a version later.
@@ -112,9 +114,10 @@ class Table:
         """Replace all rows, or those of one partition: `where={"day": date(2013, 1, 1)}`."""
         self._check_not_pinned("overwrite")
         part = None if where is None else {column: given.plain(value) for column, value in where.items()}
-        return self._storage.overwrite(
-            self.name, given.arrow(data), where=part, partition_by=tuple(partition_by)
-        )
+        with writing(data):
+            return self._storage.overwrite(
+                self.name, given.arrow(data), where=part, partition_by=tuple(partition_by)
+            )
 
     def upsert(self, data: object, *, key: str | Sequence[str]) -> TableVersion:
         """Put each row in the place of the one with its key, or add it where there is none.
@@ -122,7 +125,8 @@ class Table:
         planes.upsert(changed, key="tail_number")
         """
         self._check_not_pinned("upsert into")
-        return self._storage.upsert(self.name, given.arrow(data), key=given.key(key))
+        with writing(data):
+            return self._storage.upsert(self.name, given.arrow(data), key=given.key(key))
 
     def delete(self, *, where: Where) -> TableVersion:
         """Remove the rows for which all conditions hold. Older versions keep them.
@@ -210,11 +214,27 @@ class Table:
         where: Where = (),
         connection: duckdb.DuckDBPyConnection | None = None,
     ) -> duckdb.DuckDBPyRelation:
-        """The rows as a DuckDB relation, without a copy."""
+        """The rows as a DuckDB relation, without a copy; in SQL the table is called `"flights@3"`.
+
+        What is written from it, or from a relation made of it, is known to come from these columns:
+
+            late = ff.table("flights").duckdb().filter("delay > 30").aggregate("origin, count(*) as n")
+            ff.table("late").overwrite(late)
+
+        With `where` nothing is claimed: DuckDB does not see what was asked of the table before.
+        """
         import duckdb
 
-        rows = self.read(columns=columns, where=where)
-        return (connection or duckdb.connect()).from_arrow(rows)
+        connection = connection or duckdb.connect()
+        conditions = list(where)
+        if conditions:
+            return connection.from_arrow(self.read(columns=columns, where=conditions))
+        pinned = self.describe().version
+        rows = Table(self.name, version=pinned, storage=self._given).read(columns=columns)
+        name = view_name(self.name, pinned, is_whole=columns is None)
+        relation = connection.register(name, rows).table(f'"{name}"')
+        # Named, because a star would be read as all of the table's columns.
+        return relation if columns is None else relation.project(", ".join(map(_quoted, rows.column_names)))
 
     def history(self, *, limit: int = 1000) -> tuple[TableVersion, ...]:
         """The versions, newest first."""
@@ -347,6 +367,10 @@ class Table:
             raise Refused(
                 f"cannot {what} an older version: {self!r}", ways_on=[f"use table({self.name!r}) itself"]
             )
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
 
 
 def table(name: str) -> Table:

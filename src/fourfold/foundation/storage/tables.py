@@ -11,13 +11,13 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from fourfold.catalog import audit, lineage, rows, tags
+from fourfold.catalog import audit, columns, lineage, rows, tags
 from fourfold.catalog.database import Catalog, metadata
 from fourfold.core.catalog import LOCAL
 from fourfold.core.context import Ref
 from fourfold.core.decide.renaming import Names
 from fourfold.core.errors import Conflict
-from fourfold.core.lineage import Edge
+from fourfold.core.lineage import Edge, MadeByQuery
 from fourfold.core.ports.tables import Commit
 from fourfold.core.storage import TableVersion
 from fourfold.core.times import Instant
@@ -140,6 +140,11 @@ class TableRecords:
         """Tag to version."""
         with self._catalog.read() as connection:
             return {tag: int(target) for tag, target in tags.targets(connection, KIND, name).items()}
+
+    def put_query(self, at: Instant, made: MadeByQuery) -> None:
+        """Record which query made a version, and which columns it let act on which."""
+        with self._catalog.write() as connection:
+            columns.record(connection, at, made)
 
     def put_tag(self, at: Instant, name: str, tag: str, version: int, why: str) -> None:
         """Make a tag point at a version."""

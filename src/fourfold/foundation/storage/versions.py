@@ -13,6 +13,7 @@ from fourfold.core.ports.clock import Clock
 from fourfold.core.ports.tables import Ability, Commit, Mark, Snapshot, TableStore
 from fourfold.core.storage import MAIN, TableAddress, TableVersion, table_address
 from fourfold.core.times import Instant, iso
+from fourfold.foundation.storage.columns.made import being_written, made_by, query_of
 from fourfold.foundation.storage.tables import TableRecords
 
 MOST_HISTORY = 100_000
@@ -48,7 +49,22 @@ class Versions:
                 self._records.add(name, [commit], facts={commit.version: facts})
         version = _version(name, commit)
         context.record_write(version.ref)
+        self._note_query(version)
         return version
+
+    def _note_query(self, version: TableVersion) -> None:
+        """Keep which query made a version, where what was written is the result of one."""
+        data = being_written()
+        if data is None or (query := query_of(data, self._columns)) is None:
+            return
+        here = context.ambient()
+        made = made_by(query, version.ref, here.executing.ref if here is not None else None)
+        with suppress(OutOfSpace, Unavailable):  # the version stands; where it came from stays unsaid
+            self._records.put_query(version.at, made)
+
+    def _columns(self, name: str, version: int) -> tuple[str, ...]:
+        names = self._records.names(name, version)
+        return tuple(names.show(self.snapshot(name, version).schema).names)
 
     def resolve(self, name: str, *, version: int | None, at: Instant | None, tag: str | None) -> int:
         """The version number that is meant.

@@ -6,6 +6,7 @@ changed on the way is another object, and nothing is claimed about it.
 
 from __future__ import annotations
 
+import itertools
 import re
 import weakref
 from collections.abc import Callable, Iterator, Mapping
@@ -20,9 +21,10 @@ from fourfold.core.lineage import ColumnEdge, How, MadeByQuery, UnknownColumns
 Describe = Callable[[str, int], tuple[str, ...]]
 """The columns of a table at a version."""
 
-_VERSIONED = re.compile(r"(?P<table>[^@]+(@[^@]+)?)@(?P<version>\d+)")
+_VERSIONED = re.compile(r"(?P<table>[^@]+(@[^@]+)?)@(?P<version>\d+)(~\d+)?")
+_numbers = itertools.count(1)
 _results: dict[int, tuple[weakref.ref[Any], Query]] = {}
-_written: ContextVar[Query | None] = ContextVar("fourfold_query", default=None)
+_written: ContextVar[object] = ContextVar("fourfold_written", default=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +38,12 @@ class Query:
     """The result's columns as DuckDB names them."""
 
 
-def view_name(table: str, version: int) -> str:
-    """What a version of a table is called in DuckDB, so that a relation's own SQL tells what it read."""
-    return f"{table}@{version}"
+def view_name(table: str, version: int, *, is_whole: bool = True) -> str:
+    """What a version of a table is called in DuckDB, so that a relation's own SQL tells what it read.
+
+    A part of it (not all columns) has a name of its own, because one connection may see several.
+    """
+    return f"{table}@{version}" + ("" if is_whole else f"~{next(_numbers)}")
 
 
 def remember(result: Any, query: Query) -> None:
@@ -58,17 +63,17 @@ def query_of(data: object, describe: Describe) -> Query | None:
 
 
 @contextmanager
-def writing(query: Query | None) -> Iterator[None]:
-    """Within the block, what is written is this query's result."""
-    token = _written.set(query)
+def writing(data: object) -> Iterator[None]:
+    """Within the block, what is written is this data, as it was handed in."""
+    token = _written.set(data)
     try:
         yield
     finally:
         _written.reset(token)
 
 
-def being_written() -> Query | None:
-    """The query whose result is being written now."""
+def being_written() -> object:
+    """What is being written now, as it was handed in; `None` when that was in another process."""
     return _written.get()
 
 
