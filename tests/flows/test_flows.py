@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from fourfold.core.catalog import acting_as
 from fourfold.core.context import Ref
 from fourfold.core.errors import Conflict, NotFound, Refused
 from fourfold.core.flows import CallKey, FlowCancelled, FlowFailed, FlowRun, RunState
@@ -456,6 +457,12 @@ def test_a_second_loop_is_refused_and_its_process_becomes_a_client(
     assert other.resume(run.id).state is RunState.succeeded
     started = other.wait(shop.sums.submit(n=1).id)
     assert started.state is RunState.succeeded
+
+
+def test_a_run_acts_for_who_asked_at_the_door(project: Project, shop: ModuleType) -> None:
+    with acting_as("bob"):
+        asked = shop.sums.submit(n=1)
+    assert project.flows.wait(asked.id).user == "bob"
 
 
 def test_unknown_names_are_answered_with_near_ones(project: Project, shop: ModuleType) -> None:

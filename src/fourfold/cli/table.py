@@ -8,6 +8,7 @@ from fourfold.cli.main import Verbs
 from fourfold.cli.opened import services
 from fourfold.cli.output import Column, note, output_option, pairs, show, show_one, size, when
 from fourfold.cli.rows import first, show_rows
+from fourfold.cli.table_access import COMMANDS as ACCESS
 from fourfold.cli.table_branch import command as branch
 from fourfold.cli.table_changes import compact, diff, drop, export, restore, vacuum
 from fourfold.cli.table_checks import COMMANDS as CHECKS
@@ -20,7 +21,7 @@ def command() -> None:
     """Versioned tables."""
 
 
-for _verb in (query, diff, restore, compact, vacuum, drop, export, branch, stats, *CHECKS):
+for _verb in (query, diff, restore, compact, vacuum, drop, export, branch, stats, *CHECKS, *ACCESS):
     command.add_command(_verb)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from fourfold.core.access import Access, TableGrant
 from fourfold.core.routes import Role, route
 from fourfold.core.storage import (
     Branch,
@@ -274,6 +275,28 @@ class Storage(Protocol):
 
         Its name is retired: what cites it stays unambiguous.
         """
+        ...
+
+    # Who may do what. Beyond the project's roles: a grant that names a table narrows it to those on its list.
+
+    @route("GET /table-grants", needs=Role.viewer)
+    def table_grants(self, name: str | None = None) -> tuple[TableGrant, ...]:
+        """Every grant by pattern; for one table those that decide about it (none: the project's roles do)."""
+        ...
+
+    @route("PUT /table-grants/{pattern}/{who}", needs=Role.editor)
+    def grant_table(self, pattern: str, who: str, access: Access) -> TableGrant:
+        """Let a principal, or all of a role (`role:editor`), read, write or manage tables: `raw.*`.
+
+        From the first grant on, the tables of a pattern are for those on its list, and for admins. Of
+        several patterns that name a table the most exact one alone counts. `Denied` for who does not manage
+        the table; about patterns, and tables without a list, an admin says it.
+        """
+        ...
+
+    @route("DELETE /table-grants/{pattern}/{who}", needs=Role.editor)
+    def revoke_table(self, pattern: str, who: str) -> None:
+        """Take a grant back. Without the last one of a pattern the project's roles say it again."""
         ...
 
     # Blobs

@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from fourfold.catalog.database import Catalog
 from fourfold.core import context
+from fourfold.core.access import Access, TableGrant
 from fourfold.core.context import Ref
 from fourfold.core.decide import branching, keys
 from fourfold.core.decide.renaming import Names
@@ -21,6 +22,7 @@ from fourfold.core.ports.tables import Commit, Difference, Rows, TableStore
 from fourfold.core.services.storage import RETENTION_S
 from fourfold.core.settings import BufferSettings
 from fourfold.core.storage import (
+    MAIN,
     Branch,
     Column,
     Condition,
@@ -34,6 +36,7 @@ from fourfold.core.storage import (
     table_address,
 )
 from fourfold.core.times import Instant
+from fourfold.foundation.storage.access.grants import Grants
 from fourfold.foundation.storage.branches import Branches
 from fourfold.foundation.storage.changes import compared
 from fourfold.foundation.storage.checks.gate import Gate
@@ -82,6 +85,7 @@ class Storage:
         self._inserting = Inserting(
             self._records, self._versions, self._naming, self._gate.kept, tables, buffer, clock, bounds
         )
+        self._grants = Grants(catalog, clock)
 
     def watch(self) -> None:
         """Flush what other processes left behind too, from now on."""
@@ -95,11 +99,17 @@ class Storage:
 
     def _to_read(self, name: str) -> str:
         """The address, if it may be read."""
-        return str(table_address(name))
+        return self._allowed(name, Access.read)
+
+    def _allowed(self, name: str, wanted: Access) -> str:
+        """The address, if whoever acts now may do this with its table; a branch is its table's."""
+        address = table_address(name)
+        self._grants.check(address.table, wanted)
+        return str(address)
 
     def _to_append(self, name: str) -> str:
         """The address, if rows may be added there."""
-        address = str(table_address(name))
+        address = self._allowed(name, Access.write)
         self._versions.check_open(address)
         return address
 
@@ -111,8 +121,12 @@ class Storage:
         return address
 
     def _to_drop(self, name: str) -> str:
-        """The address, if it may be removed for good; what is gone may be removed again."""
-        return str(table_address(name))
+        """The address, if it may be removed for good; what is gone may be removed again.
+
+        A table needs who manages it; a branch who may write there, and so could begin it.
+        """
+        is_branch = table_address(name).branch != MAIN
+        return self._allowed(name, Access.write if is_branch else Access.manage)
 
     # Writing tables
 
@@ -382,7 +396,8 @@ class Storage:
 
     def list_tables(self) -> tuple[TableInfo, ...]:
         dropped, waiting = self._records.dropped(), self._inserting.waiting()
-        return tuple(self._info(name, None, waiting) for name in self._tables.names() if name not in dropped)
+        names = tuple(name for name in self._tables.names() if name not in dropped)
+        return tuple(self._info(name, None, waiting) for name in self._grants.readable(names))
 
     def _info(self, address: str, version: int | None, waiting: Mapping[str, Waiting]) -> TableInfo:
         snapshot = self._versions.snapshot(address, version)
@@ -427,7 +442,7 @@ class Storage:
         self._retiring.drop(self._to_drop(branching.branch_of(name, branch, "have branches")), why)
 
     def vacuum(self, name: str, *, older_than_s: float = RETENTION_S, dry_run: bool = False) -> TableVacuum:
-        table = branching.only_table(self._to_append(name), "be vacuumed")
+        table = branching.only_table(self._to_drop(name), "be vacuumed")
         self._inserting.settle(table)
         return self._retiring.vacuum(table, older_than_s, dry_run=dry_run)
 
@@ -436,6 +451,17 @@ class Storage:
         self._retiring.drop(table, why)
         self._inserting.drop(table)
         self._gate.forget(table)
+
+    # Access
+
+    def table_grants(self, name: str | None = None) -> tuple[TableGrant, ...]:
+        return self._grants.all(name)
+
+    def grant_table(self, pattern: str, who: str, access: Access) -> TableGrant:
+        return self._grants.give(pattern, who, access)
+
+    def revoke_table(self, pattern: str, who: str) -> None:
+        self._grants.take(pattern, who)
 
     # Blobs
 

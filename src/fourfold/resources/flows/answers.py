@@ -39,7 +39,7 @@ def answer(loop: Loop, peer: str, header: Mapping[str, Any], now: Instant) -> di
             params = header.get("params") or {}
             messages.refuse_unknown(known, params)
             run = loop.new_run(known, None, params, header.get("key", ""))
-            return {"run": messages.plain(loop.submit(run))}
+            return {"run": messages.plain(loop.submit(replace(run, user=header.get("user", ""))))}
         case "pause_schedule":
             known = loop.scheduler.get(header["flow"])
             last_tick = known.last_tick if header["is_paused"] else now  # what passed meanwhile stays passed

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from fourfold.catalog import lineage
 from fourfold.catalog.database import Catalog
+from fourfold.core.catalog import LOCAL, principal
 from fourfold.core.compute import Job, JobReport
 from fourfold.core.context import Ref
 from fourfold.core.decide.schedule import next_tick
@@ -180,7 +181,7 @@ class FlowService:
             "cwd": self._cwd(cwd),
             "key": key or f"submit/{secrets.token_hex(16)}",  # so that asking again makes no second run
             "priority": priority,
-            "user": user,
+            "user": _acting(user),
         }
         answer = self._client.ask({"type": "submit", "run": run, "steps": plain(dict(steps or {}))})
         return _run(answer)
@@ -306,7 +307,15 @@ class FlowService:
     def start(self, flow: str, *, params: Mapping[str, Any] | None = None, key: str = "") -> FlowRun:
         key = key or f"submit/{secrets.token_hex(16)}"
         return _run(
-            self._client.ask({"type": "start", "flow": flow, "params": dict(params or {}), "key": key})
+            self._client.ask(
+                {
+                    "type": "start",
+                    "flow": flow,
+                    "params": dict(params or {}),
+                    "key": key,
+                    "user": _acting(""),
+                }
+            )
         )
 
     def pause_schedule(self, flow: str, *, is_paused: bool = True) -> DeployedFlow:
@@ -416,6 +425,12 @@ class FlowService:
         return NotFound(
             f"there is no flow run '{run_id}'", ways_on=did_you_mean(run_id, newest, what="newest runs")
         )
+
+
+def _acting(user: str) -> str:
+    """Whom a run's steps act for: who asked at the server's door, whatever they say; else who is named."""
+    who = principal()
+    return user if who == LOCAL else who
 
 
 def _run(answer: Mapping[str, Any]) -> FlowRun:

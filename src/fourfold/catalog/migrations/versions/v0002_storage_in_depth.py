@@ -169,6 +169,16 @@ sa.Table(
     sqlite_autoincrement=True,
 )
 
+sa.Table(
+    "storage_grant",
+    tables,
+    sa.Column("pattern", sa.Text, primary_key=True),
+    sa.Column("who", sa.Text, primary_key=True),
+    sa.Column("access", sa.Integer, nullable=False),
+    sa.Column("granted_by", sa.Text, nullable=False),
+    sa.Column("at_us", sa.BigInteger, nullable=False),
+)
+
 BEFORE = frozenset({"catalog_node", "storage_table"})
 """Tables that 0001 made."""
 

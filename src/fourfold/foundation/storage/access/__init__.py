@@ -1,0 +1,1 @@
+"""Grants on tables, and the one place that asks them."""
