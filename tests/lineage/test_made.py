@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from types import SimpleNamespace
 
 import duckdb
 import pyarrow as pa
@@ -14,7 +15,7 @@ from fourfold.catalog.service import CatalogService
 from fourfold.core import context
 from fourfold.core.context import Ref
 from fourfold.core.lineage import ColumnGraph, Direction
-from fourfold.foundation.storage.api import Table
+from fourfold.foundation.storage.api import Table, query
 from fourfold.foundation.storage.columns.made import Query, query_of, remember
 from fourfold.foundation.storage.service import Storage
 from fourfold.testing.clock import MovableClock
@@ -149,12 +150,29 @@ def test_renamed_columns_are_followed_under_the_names_that_they_have(
 
 
 def test_a_result_is_remembered_only_as_long_as_it_is_that_very_object() -> None:
-    query = Query("select 1", {}, ("a",))
+    asked = Query("select 1", {}, ("a",))
     result = pa.table({"a": [1]})
-    remember(result, query)
-    assert query_of(result, lambda _name, _version: ()) is query
+    remember(result, asked)
+    assert query_of(result, lambda _name, _version: ()) is asked
     changed = result.append_column("b", pa.array([2]))
     assert query_of(changed, lambda _name, _version: ()) is None
     del result
     gc.collect()
     assert query_of(pa.table({"a": [1]}), lambda _name, _version: ()) is None
+
+
+def test_what_sql_over_tables_gives_is_followed_by_the_names_that_it_uses(
+    flights: Table, storage: Storage, catalog_service: CatalogService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(context, "services", lambda: SimpleNamespace(storage=storage))
+    flights.append(ROWS)
+    asked = query('select a.origin from "raw.flights" a semi join "raw.flights@v0" b using (delay)')
+    Table("out", storage=storage).append(asked)
+    assert told(catalog_service.column_lineage("table", "out", version="0")) == {
+        "table:raw.flights@1#origin identity out.origin",
+        "table:raw.flights@1#delay join out.*",
+        "table:raw.flights@0#delay join out.*",
+    }
+    own = duckdb.connect()
+    Table("from-elsewhere", storage=storage).append(query('select delay from "raw.flights"', connection=own))
+    assert catalog_service.column_lineage("table", "from-elsewhere", version="0").edges == ()

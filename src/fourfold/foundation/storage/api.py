@@ -24,7 +24,8 @@ from fourfold.core.storage import (
 )
 from fourfold.core.times import Instant, duration_s
 from fourfold.foundation.storage import given
-from fourfold.foundation.storage.columns.made import view_name, writing
+from fourfold.foundation.storage.columns import made
+from fourfold.foundation.storage.columns.made import remember, view_name, writing
 from fourfold.foundation.storage.expect import expected
 from fourfold.foundation.storage.given import Plain, Types, When, Where
 
@@ -396,4 +397,8 @@ def query(sql: str, *, connection: duckdb.DuckDBPyConnection | None = None) -> d
     """
     from fourfold.foundation.storage.query import Query
 
-    return Query(context.services().storage, connection).ask(sql)
+    asked = Query(context.services().storage, connection)
+    relation = asked.ask(sql)
+    if connection is None:  # in another's connection a name may stand for anything by the time it is read
+        remember(relation, made.Query(relation.sql_query(), asked.inputs, tuple(relation.columns)))
+    return relation

@@ -41,6 +41,8 @@ class Query:
         self._storage = storage
         self._failed: list[FourfoldError] = []
         self._known: set[str] = set()
+        self.inputs: dict[str, tuple[Ref, tuple[str, ...]]] = {}
+        """The version that each name of the query stands for, and its columns."""
         self._connection = connection or duckdb.connect(":memory:")
         if connection is None:  # names are tables, not this module's variables
             self._connection.execute("SET python_enable_replacements = false")
@@ -91,7 +93,9 @@ class Query:
             self._storage.flush(pin.address)
             info = self._storage.describe(pin.address)
         # Here, and not as the rows are read: DuckDB reads in threads that know of no step.
-        context.record_read(Ref("table", info.name, str(info.version)))
+        read = Ref("table", info.name, str(info.version))
+        context.record_read(read)
+        self.inputs[name] = (read, tuple(column.name for column in info.columns))
         return Source(self._storage, info, self._failed)
 
 
