@@ -21,6 +21,8 @@ from fourfold.adapters.delta.disk import Disk
 from fourfold.adapters.delta.local import LocalPlace
 from fourfold.catalog.database import Catalog
 from fourfold.core import context
+from fourfold.core.context import Ref
+from fourfold.core.datasets import Definition
 from fourfold.core.decide.branching import HIDDEN
 from fourfold.core.errors import Conflict, NotFound, Refused
 from fourfold.core.expectations import Expectation, Expected
@@ -324,6 +326,53 @@ def test_a_table_that_keeps_changing_is_given_up_in_words(
         house.storage.append("flights", flights(3))
     assert 3 not in house.ids()
     assert house.hidden() == []
+
+
+def test_a_format_without_branches_checks_what_rows_alone_can_show(
+    sqlite_catalog: Catalog, clock: MovableClock
+) -> None:
+    tables, blobs = MemoryTables(abilities=()), MemoryBlobs()
+    storage = Storage(sqlite_catalog, blobs, tables, clock)
+    datasets = datasets_over(sqlite_catalog, storage, blobs, clock)
+    storage.append("flights", flights(1))
+    datasets.expect("flights", expect.expected(expect.not_null("id")))
+    storage.append("flights", stream(flights(2)))
+    with pytest.raises(Refused, match="id is not null"):
+        storage.append("flights", flights(None))
+    datasets.expect("flights", expect.expected(expect.unique("id")))
+    with pytest.raises(Refused, match="looked at as a whole, and its format has no branches"):
+        storage.append("flights", flights(3))
+    assert storage.describe("flights").rows == 2
+
+
+def test_what_is_kept_of_tables_and_datasets_is_kept_on_both_databases(
+    catalog: Catalog, clock: MovableClock
+) -> None:
+    tables, blobs = MemoryTables(), MemoryBlobs()
+    storage = Storage(catalog, blobs, tables, clock)
+    datasets = datasets_over(catalog, storage, blobs, clock)
+    storage.append("flights", flights(1))
+    for rules in ((expect.not_null("id"),), (expect.not_null("id"), expect.unique("id"))):
+        datasets.expect("flights", expect.expected(*rules), why="keys")
+    for _ in range(KEPT_REFUSALS + 1):
+        with pytest.raises(Refused):
+            storage.append("flights", flights(None))
+    storage.append("flights", flights(2))
+    assert len(datasets.rejections("flights", limit=100)) == KEPT_REFUSALS
+    assert datasets.checks("flights")[0].version == 1
+    datasets.discard("flights", datasets.rejections("flights")[0].id)
+    definition = Definition({"flights": Ref("table", "flights")}, owner="ada")
+    assert datasets.define("training", definition).newest is None
+    with context.within(Attempt()):
+        made = datasets.release("training", why="first")
+    with context.within(Attempt(number=2)):
+        assert datasets.release("training") == made
+    assert datasets.tag_release("training", "gold").version == 0
+    assert datasets.released("training", tag="gold") == made
+    assert datasets.list_datasets()[0].newest == made
+    assert datasets.diff_releases("training", before=0).changes == ()
+    storage.drop("flights")
+    assert datasets.releases("training") == (made,)
 
 
 # What is left when a process dies, at any step

@@ -26,7 +26,7 @@ from fourfold.core.errors import Conflict, FourfoldError, OutOfSpace, Refused, U
 from fourfold.core.expectations import Check, Expected, OnFailure, Rejection, Verdict
 from fourfold.core.ports.blobs import BlobStore
 from fourfold.core.ports.clock import Clock
-from fourfold.core.ports.tables import Commit, Mark, Rows, TableStore
+from fourfold.core.ports.tables import Ability, Commit, Mark, Rows, TableStore
 from fourfold.core.storage import MAIN, TableAddress, table_address
 from fourfold.core.times import after
 from fourfold.foundation.storage.checks.examine import Found, Would, examine, of_the_whole
@@ -216,6 +216,14 @@ class Passage:
 
     def _by_branch(self, rows: Rows) -> Commit:
         gate = self._gate
+        if Ability.branch not in gate.tables.abilities:
+            what = "it is looked at as a whole" if self._whole else "the data are a stream"
+            raise Refused(
+                f"table '{self._table}': {what}, and its format has no branches to check that on",
+                ways_on=["give the data as a table", "expect only what single rows can show"],
+                table=self._table,
+                ability=Ability.branch.value,
+            )
         self._sweep()
         for _ in range(TRIES):
             base = gate.versions.snapshot(self._table).version
