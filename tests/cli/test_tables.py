@@ -95,3 +95,19 @@ def test_a_table_is_dropped_when_that_is_meant(fourfold: Fourfold, planes: Path)
     assert fourfold("table", "ls", "-o", "json").json != []
     assert fourfold("table", "drop", "planes", "--yes", "--why", "wrong").code == 0
     assert fourfold("table", "ls", "-o", "json").json == []
+
+
+def test_files_are_appended_and_upserted_as_one_version(fourfold: Fourfold, empty: Path) -> None:
+    (empty / "1.csv").write_text("id,word\n1,a\n2,b\n")
+    (empty / "2.jsonl").write_text('{"id":3,"word":"c"}\n')
+    done = fourfold("table", "append", "words", str(empty / "[12].*"), "--type", "id=int32")
+    assert done.err == "words is at version 0: 3 rows written\n"
+    done = fourfold("table", "upsert", "words", str(empty / "2.jsonl"), "--key", "id")
+    assert done.err == "words is at version 1: 1 rows written, 1 replaced\n"
+    (empty / "3.csv").write_text("id,word\n4,d\nx,e\n")
+    bad = fourfold("table", "append", "words", str(empty / "1.csv"), str(empty / "3.csv"))
+    assert bad.code == 1
+    assert "3.csv, row 3, column 'id'" in bad.err
+    assert fourfold("table", "show", "words", "-o", "json").json["version"] == 1
+    assert fourfold("table", "append", "words").code == 2
+    assert "no file is named like" in fourfold("table", "append", "words", str(empty / "*.parquet")).err

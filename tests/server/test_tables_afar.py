@@ -156,3 +156,14 @@ def test_a_stream_that_breaks_on_its_way_changes_nothing(url: str, afar: Table) 
     assert n(afar) == [1]
     with pytest.raises(Refused, match="missing: day"):
         afar.append(stream(pa.table({"n": [1]})))
+
+
+def test_files_are_read_where_they_are_and_sent_as_they_are_read(afar: Table, tmp_path: Path) -> None:
+    good, bad = tmp_path / "good.csv", tmp_path / "bad.csv"
+    good.write_text("n,day\n" + "".join(f"{number},2013-01-01\n" for number in range(5000)))
+    bad.write_text("n,day\n1,2013-01-01\nx,2013-01-01\n")
+    assert afar.append_file(good).rows == 5000
+    with pytest.raises(Refused, match=r"bad\.csv, row 3, column 'n'"):
+        afar.append_file([good, bad])
+    assert afar.describe().version == 0
+    assert afar.upsert_file(good, key="n").rows == 5000

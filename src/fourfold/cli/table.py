@@ -12,6 +12,7 @@ from fourfold.cli.table_access import COMMANDS as ACCESS
 from fourfold.cli.table_branch import command as branch
 from fourfold.cli.table_changes import compact, diff, drop, export, restore, vacuum
 from fourfold.cli.table_checks import COMMANDS as CHECKS
+from fourfold.cli.table_files import append, upsert
 from fourfold.cli.table_query import command as query
 from fourfold.cli.table_stats import command as stats
 
@@ -21,7 +22,7 @@ def command() -> None:
     """Versioned tables."""
 
 
-for _verb in (query, diff, restore, compact, vacuum, drop, export, branch, stats, *CHECKS, *ACCESS):
+for _verb in (append, upsert, query, diff, restore, compact, vacuum, drop, export, branch, stats, *CHECKS, *ACCESS):
     command.add_command(_verb)
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from fourfold.core import context
 from fourfold.core.context import Ref
-from fourfold.core.errors import Refused
+from fourfold.core.errors import NotFound, Refused
 from fourfold.core.storage import (
     MAIN,
     Branch,
@@ -31,6 +32,7 @@ from fourfold.foundation.storage.given import Plain, Types, When, Where
 
 if TYPE_CHECKING:
     from datetime import timedelta
+    from pathlib import Path
 
     import duckdb
     import pyarrow as pa
@@ -38,6 +40,8 @@ if TYPE_CHECKING:
     from fourfold.core.expectations import Check, Expectation, Expected, Rejection
     from fourfold.core.services.storage import Storage
     from fourfold.core.statistics import TableStatistics
+    from fourfold.foundation.storage.ingest.paths import Format
+    from fourfold.foundation.storage.ingest.stream import OnProgress
 
 
 class Table:
@@ -108,6 +112,61 @@ class Table:
         """Bring what was inserted into a version now, rather than within a minute."""
         self._check_not_pinned("flush")
         return self._storage.flush(self.name)
+
+    def append_file(
+        self,
+        paths: Path | str | Sequence[Path | str],
+        *,
+        partition_by: Sequence[str] = (),
+        format: Format | None = None,  # noqa: A002 - it is the word
+        types: Types | None = None,
+        encoding: str = "utf-8",
+        on_progress: OnProgress | None = None,
+    ) -> TableVersion:
+        """Add the rows of files: Parquet, CSV, JSON lines, also with .gz. All of them become one version.
+
+        They are read bit by bit, whatever their size. What is wrong in one is said with its file, row and
+        column, and then nothing is added. Of a new table the first file's columns decide.
+
+            flights.append_file("flights-2013-*.csv", types={"delay": "double"})
+        """
+        self._check_not_pinned("append to")
+        data = self._read_files(paths, format, types, encoding, on_progress)
+        return self._storage.append(self.name, data, partition_by=tuple(partition_by))
+
+    def upsert_file(
+        self,
+        paths: Path | str | Sequence[Path | str],
+        *,
+        key: str | Sequence[str],
+        format: Format | None = None,  # noqa: A002 - it is the word
+        types: Types | None = None,
+        encoding: str = "utf-8",
+        on_progress: OnProgress | None = None,
+    ) -> TableVersion:
+        """As `upsert`, with the rows of files: `planes.upsert_file("changed.jsonl.gz", key="tail")`."""
+        self._check_not_pinned("upsert into")
+        data = self._read_files(paths, format, types, encoding, on_progress)
+        return self._storage.upsert(self.name, data, key=given.key(key))
+
+    def _read_files(
+        self,
+        paths: Path | str | Sequence[Path | str],
+        format: Format | None,  # noqa: A002 - it is the word
+        types: Types | None,
+        encoding: str,
+        on_progress: OnProgress | None,
+    ) -> pa.RecordBatchReader:
+        from fourfold.core.decide.types import type_named
+        from fourfold.foundation.storage.ingest.stream import read_files
+
+        schema = None
+        with suppress(NotFound):  # a new table
+            schema = given.schema_of(self._storage, self._storage.describe(self.name))
+        known = {column: type_named(kind) for column, kind in given.types(types).items()}
+        return read_files(
+            self.name, paths, schema, format=format, types=known, encoding=encoding, on_progress=on_progress
+        )
 
     def overwrite(
         self, data: object, *, where: Mapping[str, Plain] | None = None, partition_by: Sequence[str] = ()

@@ -8,13 +8,14 @@ from datetime import date, datetime
 from typing import TYPE_CHECKING, TypeAlias
 
 from fourfold.core.errors import Refused
-from fourfold.core.storage import Condition, Scalar
+from fourfold.core.storage import Condition, Scalar, TableInfo
 from fourfold.core.times import Instant, instant, parse_instant
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from fourfold.core.ports.tables import Rows
+    from fourfold.core.services.storage import Storage
 
 Plain = Scalar | date | datetime
 """What a person may compare a column with."""
@@ -67,6 +68,18 @@ def few(data: object) -> pa.Table:
             raise Refused(f"the rows are no table: {error}", ways_on=["give each column one type"]) from error
     found = arrow(data)
     return found if isinstance(found, pa.Table) else found.read_all()
+
+
+def schema_of(storage: Storage, info: TableInfo) -> pa.Schema:
+    """A table's columns as Arrow has them, also where the table is behind a server."""
+    import pyarrow as pa
+
+    from fourfold.core.decide.types import type_named
+
+    try:
+        return pa.schema([(column.name, type_named(column.type)) for column in info.columns])
+    except Refused:  # a nested type whose names are no plain words
+        return storage.scan(info.name, version=info.version).schema
 
 
 def moment_of(when: When) -> Instant:

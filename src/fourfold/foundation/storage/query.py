@@ -17,10 +17,10 @@ from fourfold.core import context
 from fourfold.core.catalog import acting_as, principal
 from fourfold.core.context import Ref
 from fourfold.core.decide.pushdown import conditions_in, fields_in
-from fourfold.core.decide.types import type_named
 from fourfold.core.errors import FourfoldError, NotFound, Refused
 from fourfold.core.services.storage import Storage
 from fourfold.core.storage import Condition, TableInfo, table_pin
+from fourfold.foundation.storage.given import schema_of
 
 
 class Query:
@@ -111,7 +111,7 @@ class Source(ds.Dataset):  # type: ignore[misc]  # pyarrow has no types
         self._info = info
         self._failed = failed
         self._principal = principal()
-        self._schema = _schema(storage, info)
+        self._schema = schema_of(storage, info)
 
     @property
     def schema(self) -> pa.Schema:
@@ -169,10 +169,3 @@ def noted(reader: pa.RecordBatchReader, failed: list[FourfoldError]) -> pa.Recor
 def quoted(name: str) -> str:
     """A name as SQL takes it."""
     return '"' + name.replace('"', '""') + '"'
-
-
-def _schema(storage: Storage, info: TableInfo) -> pa.Schema:
-    try:
-        return pa.schema([(column.name, type_named(column.type)) for column in info.columns])
-    except Refused:  # a nested type whose names are no plain words
-        return storage.scan(info.name, version=info.version).schema
