@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -14,10 +16,13 @@ from fourfold.core.access import Access, TableGrant
 from fourfold.core.catalog import LOCAL, acting_as
 from fourfold.core.decide import access as rules
 from fourfold.core.errors import Denied, NotFound, Refused
+from fourfold.core.expectations import Expected
 from fourfold.core.routes import Role
+from fourfold.core.settings import Settings
 from fourfold.core.times import Instant
 from fourfold.foundation.storage.service import Storage
 from fourfold.testing.clock import MovableClock
+from fourfold.wiring import Project
 
 from .conftest import numbers, rows
 
@@ -160,6 +165,21 @@ def test_who_manages_a_table_says_who_may_use_it_and_nobody_else(
 def test_what_names_nobody_or_nothing_is_refused(storage: Storage, pattern: str, who: str) -> None:
     with pytest.raises(Refused):
         storage.grant_table(pattern, who, Access.read)
+
+
+def test_rows_that_were_kept_out_of_a_table_are_as_guarded_as_those_in_it(
+    storage: Storage, project: CatalogService, home: Path
+) -> None:
+    settings = Settings(catalog=f"sqlite:///{home.parent / 'catalog.db'}")
+    storage.grant_table("t", "bob", Access.read)
+    with closing(Project(home, settings)) as opened:
+        datasets = opened.datasets
+        with acting_as("ada"), pytest.raises(Denied):
+            datasets.rejected_rows("t", "x")
+        with acting_as("bob"), pytest.raises(Denied):
+            datasets.discard("t", "x")
+        with acting_as("bob"), pytest.raises(Denied):
+            datasets.expect("t", Expected())
 
 
 # The rule

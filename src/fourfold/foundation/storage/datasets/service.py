@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from fourfold.catalog.database import Catalog
 from fourfold.core import context
+from fourfold.core.access import Access
 from fourfold.core.context import Ref
 from fourfold.core.datasets import DatasetDiff, DatasetInfo, DatasetVersion, Definition
 from fourfold.core.decide.expectations import check_definitions
@@ -22,6 +23,7 @@ from fourfold.core.services.storage import Storage
 from fourfold.core.statistics import TableStatistics
 from fourfold.core.storage import MAIN, table_address
 from fourfold.core.times import Instant
+from fourfold.foundation.storage.access.grants import Grants
 from fourfold.foundation.storage.checks.examine import Would, examine, of_the_whole
 from fourfold.foundation.storage.checks.kept import Kept
 from fourfold.foundation.storage.checks.rows import RowRules, pieces
@@ -40,6 +42,7 @@ class Datasets:
     ) -> None:
         self._records = CheckRecords(catalog)
         self._kept = Kept(self._records, blobs)
+        self._grants = Grants(catalog, clock)
         self._storage = storage
         self._clock = clock
         self._statistics = StatisticsKeeper(catalog, lambda n, v: storage.scan(n, version=v), clock)
@@ -60,6 +63,7 @@ class Datasets:
 
     def expect(self, name: str, expected: Expected, *, why: str = "") -> None:
         table = _table(name)
+        self._grants.check(table, Access.write)
         version = self._storage.flush(table).version  # rows that wait before it are there already
         schema = self._schema(table, version)
         check_definitions(table, expected, schema)
@@ -99,6 +103,7 @@ class Datasets:
 
     def rejected_rows(self, name: str, rejection: str) -> pa.Table:
         table = _table(name)
+        self._grants.check(table, Access.read)  # they are rows of the table, though it does not hold them
         found = self._records.rejected(table, rejection)
         if found is None:
             known = [each.id for each in self._records.rejections(table, MOST_LISTED)]
@@ -111,7 +116,9 @@ class Datasets:
         return pa.table({}) if digest is None else self._kept.rows(digest)
 
     def discard(self, name: str, rejection: str, *, why: str = "") -> None:
-        self._records.discard(self._clock.now(), _table(name), rejection, why)
+        table = _table(name)
+        self._grants.check(table, Access.write)
+        self._records.discard(self._clock.now(), table, rejection, why)
 
     def _check_at(self, table: str, version: int) -> Check:
         """What was found when the version was written, if it was checked by what is expected now."""
