@@ -22,7 +22,8 @@ def command() -> None:
     """Versioned tables."""
 
 
-for _verb in (append, upsert, query, diff, restore, compact, vacuum, drop, export, branch, stats, *CHECKS, *ACCESS):
+FILES = (append, upsert, export)
+for _verb in (*FILES, query, diff, restore, compact, vacuum, drop, branch, stats, *CHECKS, *ACCESS):
     command.add_command(_verb)
 
 
