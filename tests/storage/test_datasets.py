@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -14,10 +14,12 @@ from tests.storage.conftest import Attempt
 
 import fourfold as ff
 from fourfold.core import context
+from fourfold.core.access import Access
+from fourfold.core.catalog import acting_as
 from fourfold.core.context import Ref
 from fourfold.core.datasets import DatasetVersion
 from fourfold.core.decide.drift import distance
-from fourfold.core.errors import NotFound, Refused
+from fourfold.core.errors import Denied, NotFound, Refused
 from fourfold.core.settings import Settings
 from fourfold.core.statistics import ColumnStatistics
 from fourfold.foundation.storage.statistics.sketch import TableSketch
@@ -237,6 +239,34 @@ def test_of_a_dropped_table_no_values_are_kept(project: Project) -> None:
     assert records.rejections("flights", 9) == ()
     assert records.expected("flights") is None
     assert project.datasets._statistics._records.summary("flights", 0) is None
+
+
+def test_who_may_not_read_a_table_is_told_none_of_its_values(project: Project) -> None:
+    flights = ff.table("flights")
+    training().release()
+    flights.expect(ff.expect.between("delay", 0, 5))
+    with pytest.raises(Refused):
+        flights.append(pa.table({"id": [3], "delay": [9.0]}))
+    flights.overwrite(pa.table({"id": [3], "delay": [1.0]}))
+    ff.dataset("training").release()
+    (rejection,) = flights.rejections()
+    project.storage.grant_table("flights", "ada", Access.manage)
+    reads: list[Callable[[], object]] = [
+        flights.stats,
+        flights.check,
+        flights.rejections,
+        lambda: flights.rejected(rejection.id),
+        lambda: flights.expect(ff.expect.not_null("id")),
+        lambda: project.datasets.discard("flights", rejection.id),
+        lambda: ff.dataset("training").diff(0),
+        ff.dataset("training").release,
+    ]
+    for read in reads:
+        with acting_as("eve"), pytest.raises(Denied, match="'eve' may not"):
+            read()
+    with acting_as("ada"):
+        assert flights.rejected(rejection.id)["id"].to_pylist() == [3]
+        flights.stats()
 
 
 # How far a column moved

@@ -46,9 +46,7 @@ class Datasets:
         self._storage = storage
         self._clock = clock
         self._statistics = StatisticsKeeper(catalog, lambda n, v: storage.scan(n, version=v), clock)
-        self._bundles = Bundles(
-            catalog, storage, files, clock, figures=self._statistics.of, check=self._check_at
-        )
+        self._bundles = Bundles(catalog, storage, files, clock, figures=self._figures, check=self._check_at)
 
     # What a table holds
 
@@ -119,6 +117,11 @@ class Datasets:
         table = _table(name)
         self._grants.check(table, Access.write)
         self._records.discard(self._clock.now(), table, rejection, why)
+
+    def _figures(self, table: str, version: int) -> TableStatistics:
+        """A version's figures, for who may read it: they hold values of its rows."""
+        self._grants.check(table_address(table).table, Access.read)
+        return self._statistics.of(table, version)
 
     def _check_at(self, table: str, version: int) -> Check:
         """What was found when the version was written, if it was checked by what is expected now."""
