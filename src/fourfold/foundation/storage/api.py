@@ -289,7 +289,10 @@ class Table:
         conditions = list(where)
         if conditions:
             return connection.from_arrow(self.read(columns=columns, where=conditions))
-        pinned = self.describe().version
+        info = self.describe()
+        # What was inserted is in no version yet, and columns are known to come from a version.
+        is_live = info.waiting_rows > 0 and all(pin is None for pin in self._pin.values())
+        pinned = self.flush().version if is_live else info.version
         rows = Table(self.name, version=pinned, storage=self._given).read(columns=columns)
         name = view_name(self.name, pinned, is_whole=columns is None)
         relation = connection.register(name, rows).table(f'"{name}"')
