@@ -38,6 +38,8 @@ from fourfold.catalog.database import Catalog
 from fourfold.foundation.storage.folders.service import Files
 from fourfold.foundation.storage.known import SETTLED_NS, KnownFiles, remembering
 
+PIECE_BYTES = 64 << 20
+
 
 @dataclass
 class Row:
@@ -90,7 +92,9 @@ def files(folder: Path, count: int, size_bytes: int, seed: int) -> list[Path]:
     chance = random.Random(seed)
     paths = [folder / str(number) for number in range(count)]
     for path in paths:
-        path.write_bytes(chance.randbytes(size_bytes))
+        with path.open("wb") as file:
+            for start in range(0, size_bytes, PIECE_BYTES):  # `randbytes` gives less than 256 MiB at once
+                file.write(chance.randbytes(min(PIECE_BYTES, size_bytes - start)))
         sync(path)
     return paths
 
