@@ -25,6 +25,8 @@ from fourfold.core.wire import number
 
 from .test_migrations import MIGRATIONS, made, shape
 
+pytestmark = pytest.mark.slow
+
 OLD = Path(__file__).parent / "old"
 REVISIONS = sorted(path.stem for path in OLD.glob("*.sql"))
 

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from fourfold.adapters.local_blobs import LocalBlobs
 
 from .conftest import Fourfold
+
+pytestmark = pytest.mark.slow
 
 
 def test_garbage_is_young_first_and_a_grace_of_seconds_is_refused(fourfold: Fourfold, empty: Path) -> None:

@@ -15,6 +15,8 @@ from fourfold.adapters.openlineage_http import HttpEvents
 from fourfold.core.errors import OutOfSpace, Refused, Unavailable
 from fourfold.testing.event_sink import MemoryEvents, check_sink
 
+pytestmark = pytest.mark.slow
+
 
 @dataclass
 class Endpoint:

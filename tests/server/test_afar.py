@@ -27,6 +27,8 @@ from fourfold.wiring import Project, RemoteProject
 
 from .conftest import OWNER, TOKENS, answering
 
+pytestmark = pytest.mark.slow
+
 BODY_BYTES = 100_000
 SERVED = ("catalog", "storage", "files", "compute", "models")
 PAGE = Path(__file__).parents[2] / "docs" / "internals" / "server.md"

@@ -22,6 +22,8 @@ from fourfold.wiring import Project, RemoteProject
 
 from .conftest import OWNER, answering
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def url(tmp_path: Path) -> Iterator[str]:

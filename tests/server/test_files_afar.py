@@ -27,6 +27,8 @@ from fourfold.wiring import Project, RemoteProject
 
 from .conftest import OWNER, TOKENS, answering, verify
 
+pytestmark = pytest.mark.slow
+
 PIECE = 10_000
 LARGE = os.urandom(7 * PIECE + 123)
 Tree = dict[str, bytes]

@@ -32,6 +32,8 @@ from fourfold.testing.tables import MemoryTables
 
 from .conftest import OWNER, TOKENS, answering
 
+pytestmark = pytest.mark.slow
+
 
 def _identity(secret: str) -> Identity:
     for role in Role:

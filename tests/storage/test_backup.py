@@ -26,6 +26,8 @@ from fourfold.core.storage import BlobEntry, Digest
 from fourfold.foundation.storage.backup import chosen
 from fourfold.foundation.storage.restore import verify
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def project(home: Path) -> Iterator[wiring.Project]:

@@ -27,6 +27,8 @@ from fourfold.foundation.storage.upkeep import Upkeep, _digests
 from fourfold.testing.blobs import MemoryBlobs
 from fourfold.testing.clock import MovableClock
 
+pytestmark = pytest.mark.slow
+
 HOUR_S = 3600.0
 
 

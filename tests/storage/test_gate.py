@@ -37,6 +37,8 @@ from fourfold.testing.blobs import MemoryBlobs
 from fourfold.testing.clock import MovableClock
 from fourfold.testing.tables import MemoryTables
 
+pytestmark = pytest.mark.slow
+
 
 @dataclass
 class House:

@@ -28,6 +28,8 @@ from fourfold.testing.table_kit import TableStoreKit
 from fourfold.testing.table_kit.given import held, numbers, rows, stream
 from fourfold.testing.tables import MemoryTables
 
+pytestmark = pytest.mark.slow
+
 
 def on_disk(folder: Path) -> IcebergTables:
     return IcebergTables(f"sqlite:///{folder}/iceberg.db", f"file://{folder}/warehouse")

@@ -23,6 +23,8 @@ from fourfold.core.errors import Corrupted, FourfoldError, NotFound, OutOfSpace,
 from fourfold.core.settings import Settings
 from fourfold.foundation.storage.restore import MARK, verify
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def project(home: Path) -> Iterator[wiring.Project]:

@@ -23,6 +23,8 @@ from fourfold.testing.raising import raising
 from fourfold.testing.table_kit import TableStoreKit
 from fourfold.testing.table_kit.given import numbers, rows
 
+pytestmark = pytest.mark.slow
+
 
 def tables(objects: ObjectStore | str) -> DeltaTables:
     if isinstance(objects, str):
