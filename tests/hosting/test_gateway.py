@@ -18,6 +18,8 @@ from fourfold.core.ports.model_worker import WorkerGone
 from fourfold.mlplatform.hosting.gateway import GatewayProcess
 from fourfold.testing.model_workers import FakeWorkers
 
+pytestmark = pytest.mark.slow
+
 ROW = {"distance": 100.0, "carrier": "UA"}
 
 

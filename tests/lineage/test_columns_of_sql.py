@@ -17,6 +17,8 @@ from fourfold.core.lineage import How, QueryColumns, UnknownColumns
 from fourfold.foundation.storage.columns.flows import AGGREGATES
 from fourfold.foundation.storage.columns.of_sql import columns_of_sql, without_literals
 
+pytestmark = pytest.mark.slow
+
 Tables = dict[str, dict[str, list[Any]]]
 INPUTS: Tables = {
     "f": {

@@ -26,6 +26,8 @@ from fourfold.wiring import Project
 
 from .conftest import numbers, rows
 
+pytestmark = pytest.mark.slow
+
 ROLES = {"root": Role.admin, "ada": Role.editor, "bob": Role.editor, "cleo": Role.viewer}
 
 

@@ -25,6 +25,8 @@ from fourfold.core.statistics import ColumnStatistics
 from fourfold.foundation.storage.statistics.sketch import TableSketch
 from fourfold.wiring import Project
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def project(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Project]:

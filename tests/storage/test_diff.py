@@ -21,6 +21,8 @@ from fourfold.core.ports.tables import Difference
 from fourfold.foundation.storage.changes import compared
 from fourfold.foundation.storage.service import Storage
 
+pytestmark = pytest.mark.slow
+
 NAN = float("nan")
 
 

@@ -37,6 +37,8 @@ from fourfold.foundation.storage.upkeep import Upkeep
 from fourfold.testing.clock import MovableClock
 from fourfold.testing.objects import MemoryObjects
 
+pytestmark = pytest.mark.slow
+
 Tree = dict[str, tuple[bytes, bool]]
 """Path to bytes and the executable bit."""
 

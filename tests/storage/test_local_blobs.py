@@ -19,6 +19,8 @@ from fourfold.core.errors import Corrupted, OutOfSpace
 from fourfold.core.ports.blobs import BlobStore, Digest
 from fourfold.foundation.storage.known import SETTLED_NS, KnownFiles, remembering
 
+pytestmark = pytest.mark.slow
+
 LARGE = os.urandom(local_blobs.READ_BYTES + 12_345)
 Put = Callable[[LocalBlobs, Path], Digest]
 PUTS: dict[str, Put] = {

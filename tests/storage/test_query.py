@@ -24,6 +24,8 @@ from fourfold.foundation.storage.query import Query
 from fourfold.foundation.storage.service import Storage
 from fourfold.testing.clock import MovableClock
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def flights(storage: Storage, clock: MovableClock) -> Storage:
