@@ -139,15 +139,6 @@ def files_name(name: str) -> str:
         raise Refused(error.message.replace("a table", "files"), ways_on=error.ways_on, name=name) from None
 
 
-def check_tag(tag: str) -> None:
-    """Refuse what cannot be a tag: it stands beside numbers, and in addresses."""
-    if not (0 < len(tag) <= 100 and tag.isprintable() and not tag.isdecimal() and "/" not in tag):
-        raise Refused(
-            f"{tag[:120]!r} cannot be a tag",
-            ways_on=["use 1 to 100 letters, digits and signs, not only digits, and no '/'"],
-        )
-
-
 @dataclass(frozen=True, slots=True)
 class FilesVersion:
     """One version of named files. Versions are numbered from 0 without gaps."""

@@ -287,3 +287,12 @@ def branch_name(branch: str) -> str:
             branch=branch[:140],
         )
     return branch
+
+
+def check_tag(tag: str) -> None:
+    """Refuse what cannot be a tag: it stands beside numbers, and in addresses."""
+    if not (0 < len(tag) <= 100 and tag.isprintable() and not tag.isdecimal() and "/" not in tag):
+        raise Refused(
+            f"{tag[:120]!r} cannot be a tag",
+            ways_on=["use 1 to 100 letters, digits and signs, not only digits, and no '/'"],
+        )

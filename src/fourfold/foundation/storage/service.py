@@ -33,6 +33,7 @@ from fourfold.core.storage import (
     TableInfo,
     TableVacuum,
     TableVersion,
+    check_tag,
     table_address,
 )
 from fourfold.core.times import Instant
@@ -417,7 +418,7 @@ class Storage:
 
     def tag(self, name: str, tag: str, *, version: int | None = None, why: str = "") -> TableVersion:
         address = self._to_append(name)
-        _check_tag(tag)
+        check_tag(tag)
         if version is None:
             self._inserting.settle(address)
         wanted = self._versions.resolve(address, version=version, at=None, tag=None)
@@ -482,11 +483,3 @@ class Storage:
 def columns_of(schema: pa.Schema) -> tuple[Column, ...]:
     """The columns of a schema, in words."""
     return tuple(Column(field.name, str(field.type), field.nullable) for field in schema)
-
-
-def _check_tag(tag: str) -> None:
-    if not (0 < len(tag) <= 100 and tag.isprintable() and not tag.isdecimal() and "/" not in tag):
-        raise Refused(
-            f"{tag[:120]!r} cannot be a tag",
-            ways_on=["use 1 to 100 letters, digits and signs, not only digits, and no '/'"],
-        )

@@ -22,13 +22,13 @@ from fourfold.core.files import (
     FilesVersion,
     Manifest,
     Pieces,
-    check_tag,
     files_name,
 )
 from fourfold.core.ports.blobs import BlobStore, Digest
 from fourfold.core.ports.chunks import Chunker
 from fourfold.core.ports.clock import Clock
 from fourfold.core.ports.digests import Digester
+from fourfold.core.storage import check_tag
 from fourfold.foundation.storage.folders.saving import Folders, Tell
 from fourfold.foundation.storage.folders.tables import FileRecords
 from fourfold.foundation.storage.folders.ways import Beside, at_once
