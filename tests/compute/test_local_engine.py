@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from fourfold.adapters import local_engine
-from fourfold.adapters.local_engine import LocalEngine
+from fourfold.adapters.local_engine import MARK, LocalEngine, _marked
 from fourfold.core.compute import Unit
 from fourfold.core.errors import OutOfSpace, Refused, Unavailable
 from fourfold.core.ports.engine import ExitKind, Launch, Phase, Resources
@@ -187,6 +187,17 @@ def test_what_outlived_even_its_supervisor_is_reaped_at_the_next_start(tmp_path:
     assert exit_.kind is ExitKind.worker_lost
     assert other.reap([]) == ()
     other.close()
+
+
+def test_a_process_that_is_just_being_started_is_known_by_its_mark(tmp_path: Path) -> None:
+    # Of processes looked at right after their start some percent are in the middle of `exec`.
+    for _ in range(100):
+        process = subprocess.Popen(["/bin/sleep", "600"], env={MARK: str(tmp_path)}, start_new_session=True)
+        try:
+            assert (process.pid, str(tmp_path)) in set(_marked())
+        finally:
+            process.kill()
+            process.wait()
 
 
 def test_a_job_whose_keeper_is_killed_is_lost_and_its_processes_ended(engine: LocalEngine) -> None:

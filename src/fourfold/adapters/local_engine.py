@@ -424,10 +424,35 @@ def _marked() -> Iterator[tuple[int, str]]:
     prefix = MARK.encode() + b"="
     for entry in os.listdir("/proc"):
         if entry.isdigit():
-            with contextlib.suppress(OSError), open(f"/proc/{entry}/environ", "rb") as file:
-                for setting in file.read().split(b"\0"):
-                    if setting.startswith(prefix):
-                        yield int(entry), os.fsdecode(setting[len(prefix) :])
+            for setting in _environment_of(int(entry)).split(b"\0"):
+                if setting.startswith(prefix):
+                    yield int(entry), os.fsdecode(setting[len(prefix) :])
+
+
+def _environment_of(pid: int) -> bytes:
+    """The environment that a process was started with; nothing for one that is not ours to read.
+
+    While a process is in the middle of `exec` the kernel shows an empty one: it is read again then, for
+    at most a second, since a mark that is missed is a process that nobody ends.
+    """
+    for _ in range(1000):
+        try:
+            with open(f"/proc/{pid}/environ", "rb") as file:
+                environment = file.read()
+            if environment or not _is_being_started(pid):
+                return environment
+        except OSError:
+            return b""
+        time.sleep(0.001)
+    return b""
+
+
+def _is_being_started(pid: int) -> bool:
+    """Whether a process whose environment reads as empty has one, or none yet (proc(5), `stat`)."""
+    with open(f"/proc/{pid}/stat") as file:
+        state, *words = file.read().rpartition(")")[2].split()
+    start, end = int(words[46]), int(words[47])
+    return state not in "ZX" and (end == 0 or end > start)
 
 
 def _age_s(folder: Path) -> float:
