@@ -24,7 +24,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 
 from fourfold.core.compute import Unit
-from fourfold.core.decide.match import match, refusal
+from fourfold.core.decide.match import check_abilities, match, refusal
 from fourfold.core.errors import OutOfSpace, Refused, Unavailable
 from fourfold.core.ports.engine import (
     Capabilities,
@@ -119,8 +119,7 @@ class LocalEngine:
             self._alive_supervisor()
 
     def submit(self, launch: Launch) -> None:
-        if not launch.argv:
-            raise Refused(f"job '{launch.key}' has no command")
+        check_abilities(launch, self.capabilities(), engine=self._unit.name)
         if not self.offers(launch.resources):
             raise refusal(launch.resources, self._all_offers(), who=f"job '{launch.key}'")
         with self._sending:  # before the key is used up: without a supervisor nothing can start

@@ -13,7 +13,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import Literal
 
-from fourfold.core.decide.match import match, refusal
+from fourfold.core.decide.match import check_abilities, match, refusal
 from fourfold.core.errors import Refused, Unavailable
 from fourfold.core.ports.clock import Clock
 from fourfold.core.ports.engine import (
@@ -122,15 +122,21 @@ class FakeEngine:
 
     def capabilities(self) -> Capabilities:
         return Capabilities(
-            services=True, memory_limit="enforced", time_limit=True, gpus=True, survives_control_restart=True
+            services=True,
+            memory_limit="enforced",
+            time_limit=True,
+            gpus=True,
+            survives_control_restart=True,
+            listens=True,
+            nodes=True,
+            images=True,
         )
 
     def offers(self, request: Resources) -> tuple[Offer, ...]:
         return match(request, self._offers)
 
     def submit(self, launch: Launch) -> None:
-        if not launch.argv:
-            raise Refused(f"job '{launch.key}' has no command")
+        check_abilities(launch, self.capabilities(), engine="fake")
         if not self.offers(launch.resources):
             raise refusal(launch.resources, self._offers, who=f"job '{launch.key}'")
         self._fail("submit", "before")
@@ -205,7 +211,8 @@ class FakeEngine:
             return JobStatus(key, Phase.unknown)
         unit = self._offers[0].unit
         if self._clock.now() < job.ends_at:
-            return JobStatus(key, Phase.running, unit, job.started_at)
+            address = f"fake:{1024 + list(self._jobs).index(key)}" if job.launch.listens else ""
+            return JobStatus(key, Phase.running, unit, job.started_at, address=address)
         return JobStatus(key, Phase.ended, unit, job.started_at, job.ends_at, job.exit)
 
     def _running(self) -> list[_Job]:
@@ -345,6 +352,26 @@ class EngineKit:
             assert engine.status(["a"])["a"].phase is Phase.unknown
             engine.submit(self.launch("a"))  # the key was not used up
             self.ended(engine, "a")
+
+    def test_what_the_engine_cannot_do_is_refused_and_the_key_is_not_used_up(self) -> None:
+        with closing(self.open()) as engine:
+            able = engine.capabilities()
+            asked = {
+                "service": (able.services, Launch("a", self.command(Course()), kind="service")),
+                "port": (able.listens, Launch("a", self.command(Course()), listens=True)),
+                "nodes": (able.nodes, Launch("a", self.command(Course()), nodes=2)),
+                "image": (able.images, Launch("a", self.command(Course()), image="example/none:1")),
+                "command": (False, Launch("a", ())),
+            }
+            for word, (is_able, launch) in asked.items():
+                if not is_able:
+                    refused = ""
+                    try:
+                        engine.submit(launch)
+                    except Refused as error:
+                        refused = str(error)
+                    assert word in refused
+            assert engine.status(["a"])["a"].phase is Phase.unknown
 
     def test_offers_meet_the_request_and_come_cheapest_first(self) -> None:
         with closing(self.open()) as engine:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from fourfold.core.errors import Refused
-from fourfold.core.ports.engine import Offer, Resources
+from fourfold.core.ports.engine import Capabilities, Launch, Offer, Resources
 from fourfold.core.quantities import bytes_text
 
 MOST_SHOWN = 4
@@ -93,3 +93,32 @@ def _list(offers: Sequence[Offer]) -> str:
     ]
     more = [f"and {len(offers) - MOST_SHOWN} more"] if len(offers) > MOST_SHOWN else []
     return ", ".join([*shown, *more])
+
+
+def check_abilities(launch: Launch, capabilities: Capabilities, *, engine: str) -> None:
+    """Refuse a launch that is malformed, or asks for what the engine cannot do.
+
+    >>> able = Capabilities(True, "none", time_limit=True, gpus=False, survives_control_restart=True)
+    >>> check_abilities(Launch("fit", ("true",), nodes=4), able, engine="local")
+    Traceback (most recent call last):
+    ...
+    fourfold.core.errors.Refused: job 'fit' asks for several nodes (4), which engine 'local' cannot give
+      choose a pool of another engine, or do without
+    """
+    who = f"job '{launch.key}'"
+    if not launch.argv or not launch.argv[0]:
+        raise Refused(f"{who} has no command")
+    if launch.nodes < 1:
+        raise Refused(f"{who} asks for {launch.nodes} nodes", ways_on=["ask for 1 or more"])
+    asked = (
+        ("to be a service", launch.kind == "service", capabilities.services),
+        ("a port to listen on", launch.listens, capabilities.listens),
+        (f"several nodes ({launch.nodes})", launch.nodes > 1, capabilities.nodes),
+        (f"image '{launch.image}'", bool(launch.image), capabilities.images),
+    )
+    for what, is_asked, is_able in asked:
+        if is_asked and not is_able:
+            raise Refused(
+                f"{who} asks for {what}, which engine '{engine}' cannot give",
+                ways_on=["choose a pool of another engine, or do without"],
+            )

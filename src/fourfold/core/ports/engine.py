@@ -41,6 +41,17 @@ class Launch:
     """Added to a small clean environment; never the whole environment of the control process."""
     cwd: str = ""
     resources: Resources = Resources()
+    image: str = ""
+    """The OCI image to start it in; "" is the engine's own machine as it is (or its default image)."""
+    nodes: int = 1
+    """Started once on each of so many nodes, all of them or none; `resources` are those of one node.
+
+    Each process finds `RANK` (0 first), `WORLD_SIZE`, `LOCAL_RANK` (0), `MASTER_ADDR` and `MASTER_PORT` in
+    its environment, as `torchrun` gives them. The job ends with its last process; when one fails the
+    others are ended, and the job's exit is that of the one that failed first.
+    """
+    listens: bool = False
+    """Whether it serves: it finds a free port in `FOURFOLD_PORT`; `JobStatus.address` says where that is."""
 
 
 class Phase(StrEnum):
@@ -61,6 +72,8 @@ class JobStatus:
     ended_at: Instant | None = None
     exit: Exit | None = None
     pid: int | None = None
+    address: str = ""
+    """`host:port` where a launch that `listens` is reached, once that is known; rank 0's of several nodes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +107,14 @@ class Capabilities:
     gpus: bool
     survives_control_restart: bool
     """Whether jobs go on when the process that submitted them dies."""
+    listens: bool = False
+    """Whether a launch may listen on a port that others reach."""
+    nodes: bool = False
+    """Whether a launch may run on several nodes at once."""
+    images: bool = False
+    """Whether a launch may name an image."""
+    shares_files: bool = True
+    """Whether its jobs see this machine's files under the same paths."""
 
 
 class Engine(Protocol):
@@ -106,7 +127,11 @@ class Engine(Protocol):
         ...
 
     def submit(self, launch: Launch) -> None:
-        """Start the command. Idempotent by `launch.key`. Raises `Refused` when no unit can ever meet it."""
+        """Start the command. Idempotent by `launch.key`.
+
+        Raises `Refused` when no unit can ever meet it, or when it asks for what `capabilities` deny. Such
+        a key is not used up.
+        """
         ...
 
     def status(self, keys: Collection[str]) -> Mapping[str, JobStatus]:
