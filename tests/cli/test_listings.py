@@ -113,6 +113,9 @@ def test_lineage_is_drawn_as_a_tree(fourfold: Fourfold, project: Path) -> None:
     ]
     graph = fourfold("lineage", f"run:{run}", "-o", "json").json
     assert len(graph["nodes"]) == 2
+    for named, version in (("tag:first", 0), ("v0", 0), ("2999-01-01T00:00Z", 1)):
+        assert fourfold("lineage", f"table:raw.flights@{named}").lines[0] == f"table:raw.flights@{version}"
+    assert "no tag 'last'" in fourfold("lineage", "table:raw.flights@tag:last").err
 
 
 def test_lineage_is_drawn_as_a_picture_too(

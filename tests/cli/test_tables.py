@@ -61,6 +61,7 @@ def test_a_branch_is_made_merged_and_dropped(fourfold: Fourfold, planes: Path) -
         "planes@dev/try-1 begins with 4 rows" in fourfold("table", "branch", "new", "planes", "dev/try-1").err
     )
     assert fourfold("table", "restore", "planes@dev/try-1@v0").code == 0
+    assert fourfold("lineage", "table:planes@dev/try-1").lines[0] == "table:planes@dev/try-1@1"
     (listed,) = fourfold("table", "branch", "ls", "planes", "-o", "json").json
     assert (listed["name"], listed["version"], listed["rows"]) == ("dev/try-1", 1, 4)
     assert fourfold("table", "show", "planes@dev/try-1", "-o", "json").json["version"] == 1

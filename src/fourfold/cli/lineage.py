@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from fourfold.core.context import Ref
     from fourfold.core.lineage import ColumnGraph, Direction, LineageGraph
     from fourfold.core.services import Services
+    from fourfold.core.times import Instant
 
 
 class OfByItself(click.Group):
@@ -78,6 +79,9 @@ def export(kind: str, since: str) -> None:  # noqa: ARG001 - there is one format
 def of(ref: str, down: bool, depth: int, columns: bool, output: str, file: Path | None) -> None:
     """Draw where a thing came from: table:flights@3, table:flights#delay, model:delays/2, run:ID.
 
+    A table's version may be named by a tag or a time, and a branch in its place: table:flights@tag:report,
+    table:flights@2013-06-01T00:00Z, table:flights@dev/try-1, table:flights@dev/try-1@3.
+
     The word `of` may be left out.
     """
     from fourfold.core.lineage import Direction
@@ -114,15 +118,20 @@ class Named:
     name: str
     version: str = ""
     column: str = ""
+    tag: str = ""
+    at: Instant | None = None
 
 
 def parse(text: str) -> Named:
-    """A reference as kind, name, version and column.
+    """A reference as kind, name, version and column; of a table also by tag or time, and of a branch.
+
+    Behind a table's name `@3` is a version, as lineage writes it, and anything else than a version, a tag
+    or a time is a branch. A column begins at the first '#'.
 
     >>> parse("model:delays/2")
-    Named(kind='model', name='delays', version='2', column='')
-    >>> parse("table:raw.flights@3#dep delay")
-    Named(kind='table', name='raw.flights', version='3', column='dep delay')
+    Named(kind='model', name='delays', version='2', column='', tag='', at=None)
+    >>> parse("table:raw.flights@dev/try-1@3#dep delay")
+    Named(kind='table', name='raw.flights@dev/try-1', version='3', column='dep delay', tag='', at=None)
     """
     from fourfold.core.errors import Refused
 
@@ -132,27 +141,51 @@ def parse(text: str) -> Named:
             f"'{text}' names no thing",
             ways_on=["write kind:name or kind:name@version, such as table:flights@3"],
         )
-    column = ""
-    if kind == "table":  # a step's name holds a '#' of its own
-        rest, _, column = rest.partition("#")
+    if kind == "table":
+        return _table(rest)
     name, at, version = rest.rpartition("@") if "@" in rest else (rest, "", "")
     if kind == "model" and not at and "/" in rest:
         name, _, version = rest.rpartition("/")
-    return Named(kind, name, version, column)
+    return Named(kind, name, version)
+
+
+def _table(text: str) -> Named:
+    from fourfold.core.storage import table_pin
+
+    address, _, column = text.partition("#")  # here, because a step's name holds a '#' of its own
+    name, at, version = address.rpartition("@")
+    if at and version.isdecimal() and "@tag:" not in address:
+        address = f"{name}@v{version}"
+    pin = table_pin(address)
+    return Named(
+        "table",
+        pin.address,
+        version="" if pin.version is None else str(pin.version),
+        column=column,
+        tag=pin.tag or "",
+        at=pin.at,
+    )
 
 
 def _resolved(wanted: Named, opened: Services) -> Named:
-    """The newest version of a table or of files, and the version that a model's alias names."""
-    if wanted.kind == "model" and not wanted.version.isdigit():
-        version = f"@{wanted.version}" if wanted.version else ""
-        found = opened.models.resolve(wanted.name + version)
-        return Named("model", found.name, str(found.number))
-    if wanted.kind == "table" and not wanted.version:
-        newest = opened.storage.describe(wanted.name).version
-        return Named("table", wanted.name, str(newest), wanted.column)
-    if wanted.kind == "files" and not wanted.version:
-        return Named("files", wanted.name, str(opened.files.describe(wanted.name).version))
-    return wanted
+    """The same with a number: the newest version, or the one that a tag, a time or an alias names."""
+    name = wanted.name
+    match wanted.kind:
+        case "model" if not wanted.version.isdigit():
+            version = f"@{wanted.version}" if wanted.version else ""
+            found = opened.models.resolve(name + version)
+            return Named("model", found.name, str(found.number))
+        case "table" if not wanted.version:
+            number = opened.storage.describe(name, at=wanted.at, tag=wanted.tag or None).version
+            return Named("table", name, str(number), wanted.column)
+        case "files" if not wanted.version:
+            return Named("files", name, str(opened.files.describe(name).version))
+        case "dataset" if not wanted.version:
+            return Named("dataset", name, str(opened.datasets.released(name).version))
+        case "feature_service" if not wanted.version:
+            return Named("feature_service", name, opened.features.service(name).version)
+        case _:
+            return wanted
 
 
 def _column_graph(opened: Services, wanted: Named, direction: Direction, depth: int) -> ColumnGraph:
