@@ -17,6 +17,7 @@ from fourfold.core.storage import (
     TableAddress,
     TableDiff,
     TableInfo,
+    TablePin,
     TableVacuum,
     TableVersion,
     branch_name,
@@ -25,8 +26,7 @@ from fourfold.core.storage import (
 )
 from fourfold.core.times import Instant, duration_s
 from fourfold.foundation.storage import given
-from fourfold.foundation.storage.columns import made
-from fourfold.foundation.storage.columns.made import remember, view_name, writing
+from fourfold.foundation.storage.columns.made import writing
 from fourfold.foundation.storage.expect import expected
 from fourfold.foundation.storage.given import Plain, Types, When, Where
 
@@ -274,30 +274,23 @@ class Table:
         where: Where = (),
         connection: duckdb.DuckDBPyConnection | None = None,
     ) -> duckdb.DuckDBPyRelation:
-        """The rows as a DuckDB relation, without a copy; in SQL the table is called `"flights@3"`.
+        """The rows as a DuckDB relation, which reads only the columns and files that it needs; in SQL the
+        table is called `"flights@3"`.
 
         What is written from it, or from a relation made of it, is known to come from these columns:
 
             late = ff.table("flights").duckdb().filter("delay > 30").aggregate("origin, count(*) as n")
             ff.table("late").overwrite(late)
-
-        With `where` nothing is claimed: DuckDB does not see what was asked of the table before.
         """
-        import duckdb
+        from fourfold.foundation.storage.query import part
 
-        connection = connection or duckdb.connect()
-        conditions = list(where)
-        if conditions:
-            return connection.from_arrow(self.read(columns=columns, where=conditions))
-        info = self.describe()
-        # What was inserted is in no version yet, and columns are known to come from a version.
-        is_live = info.waiting_rows > 0 and all(pin is None for pin in self._pin.values())
-        pinned = self.flush().version if is_live else info.version
-        rows = Table(self.name, version=pinned, storage=self._given).read(columns=columns)
-        name = view_name(self.name, pinned, is_whole=columns is None)
-        relation = connection.register(name, rows).table(f'"{name}"')
-        # Named, because a star would be read as all of the table's columns.
-        return relation if columns is None else relation.project(", ".join(map(_quoted, rows.column_names)))
+        return part(
+            self._storage,
+            TablePin(self.name, **self._pin),
+            columns=given.columns(columns),
+            where=given.conditions(where),
+            connection=connection,
+        )
 
     def history(self, *, limit: int = 1000) -> tuple[TableVersion, ...]:
         """The versions, newest first."""
@@ -432,10 +425,6 @@ class Table:
             )
 
 
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
-
-
 def table(name: str) -> Table:
     """The table of this name in the present project, which need not exist yet.
 
@@ -449,8 +438,9 @@ def query(sql: str, *, connection: duckdb.DuckDBPyConnection | None = None) -> d
     """Ask tables in SQL: a DuckDB relation, which reads only the columns and files that it needs.
 
     A version is named in quotes: `"flights@v3"`, `"flights@tag:report"`, `"flights@2013-06-01T00:00Z"`,
-    `"flights@dev/try-1"`, `"flights@dev/try-1@v2"`. What a step asks is recorded as what it read. With a
-    connection of your own, its tables may be asked too.
+    `"flights@dev/try-1"`, `"flights@dev/try-1@v2"`. What a step asks is recorded as what it read. What is
+    written from the relation, or from one made of it, is known to come from these columns. With a connection
+    of your own, its tables may be asked too, and nothing is said of columns.
 
         ff.query('''
             select carrier, avg(now.delay) - avg(old.delay)
@@ -461,6 +451,4 @@ def query(sql: str, *, connection: duckdb.DuckDBPyConnection | None = None) -> d
 
     asked = Query(context.services().storage, connection)
     relation = asked.ask(sql)
-    if connection is None:  # in another's connection a name may stand for anything by the time it is read
-        remember(relation, made.Query(relation.sql_query(), asked.inputs, tuple(relation.columns)))
-    return relation
+    return relation if connection is not None else asked.followed(relation)

@@ -1,4 +1,8 @@
-"""SQL over tables at any versions: DuckDB asks for what it needs, column by column, file by file."""
+"""SQL over tables at any versions: DuckDB asks for what it needs, column by column, file by file.
+
+`Query` is a query over names; `part` is one version of a table as a relation. What is made of either is
+known to come from those versions (`columns/made.py`).
+"""
 
 from __future__ import annotations
 
@@ -16,10 +20,12 @@ import pyarrow.dataset as ds
 from fourfold.core import context
 from fourfold.core.catalog import acting_as, principal
 from fourfold.core.context import Ref
+from fourfold.core.decide import schemas
 from fourfold.core.decide.pushdown import conditions_in, fields_in
 from fourfold.core.errors import FourfoldError, NotFound, Refused
 from fourfold.core.services.storage import Storage
-from fourfold.core.storage import Condition, TableInfo, table_pin
+from fourfold.core.storage import Condition, TableInfo, TablePin, table_pin
+from fourfold.foundation.storage.columns import made
 from fourfold.foundation.storage.given import schema_of
 
 
@@ -40,7 +46,7 @@ class Query:
     ) -> None:
         self._storage = storage
         self._failed: list[FourfoldError] = []
-        self._known: set[str] = set()
+        self._sources: dict[str, Source] = {}
         self.inputs: dict[str, tuple[Ref, tuple[str, ...]]] = {}
         """The version that each name of the query stands for, and its columns."""
         self._connection = connection or duckdb.connect(":memory:")
@@ -68,10 +74,29 @@ class Query:
                 return self._connection.sql(sql)
             except duckdb.CatalogException as error:
                 missing = _MISSING.search(str(error))
-                if missing is None or missing[1] in self._known:
+                if missing is None or missing[1] in self._sources:
                     raise
-                self._connection.register(missing[1], self._source(missing[1]))
-                self._known.add(missing[1])
+                self._sources[missing[1]] = self._source(missing[1])
+                self._connection.register(missing[1], self._sources[missing[1]])
+
+    def followed(self, relation: duckdb.DuckDBPyRelation) -> duckdb.DuckDBPyRelation:
+        """What was asked, so that a table written from it, or from what is made of it, is known to come from
+        this query's tables. Only of a connection of our own: in another's a name may stand for anything by
+        the time it is read.
+        """
+        query = made.Query(relation.sql_query(), dict(self.inputs), tuple(relation.columns))
+        if self._sources and len(set(map(str.lower, relation.columns))) == len(relation.columns):
+            name = made.view_name()
+            try:
+                relation.create_view(name)
+                view = self._connection.view(name)
+            except duckdb.Error:  # what can be no view can still be written as it is
+                pass
+            else:
+                made.keep_view(name, query, next(iter(self._sources.values())))
+                relation = view
+        made.remember(relation, query)
+        return relation
 
     @contextmanager
     def told(self) -> Iterator[None]:
@@ -87,16 +112,65 @@ class Query:
             raise Refused(f"the query cannot be answered: {says}") from error
 
     def _source(self, name: str) -> Source:
-        pin = table_pin(name)
-        info = self._storage.describe(pin.address, version=pin.version, at=pin.at, tag=pin.tag)
-        if info.waiting_rows:  # inserted rows are in no version yet, and a query reads one, perhaps twice
-            self._storage.flush(pin.address)
-            info = self._storage.describe(pin.address)
-        # Here, and not as the rows are read: DuckDB reads in threads that know of no step.
-        read = Ref("table", info.name, str(info.version))
-        context.record_read(read)
-        self.inputs[name] = (read, tuple(column.name for column in info.columns))
+        info = pinned(self._storage, table_pin(name))
+        self.inputs[name] = _input(info)
         return Source(self._storage, info, self._failed)
+
+
+def pinned(storage: Storage, pin: TablePin) -> TableInfo:
+    """The version that is meant, found out once and recorded as read.
+
+    Inserted rows are in no version yet, and who asks twice sees one, so they are flushed first.
+    """
+    info = storage.describe(pin.address, version=pin.version, at=pin.at, tag=pin.tag)
+    if info.waiting_rows:
+        info = storage.describe(pin.address, version=storage.flush(pin.address).version)
+    # Here, and not as the rows are read: DuckDB reads in threads that know of no step.
+    context.record_read(_input(info)[0])
+    return info
+
+
+def part(
+    storage: Storage,
+    pin: TablePin,
+    *,
+    columns: tuple[str, ...] | None,
+    where: tuple[Condition, ...],
+    connection: duckdb.DuckDBPyConnection | None,
+) -> duckdb.DuckDBPyRelation:
+    """A version of a table, or some of its columns and rows, as a relation that reads what it needs.
+
+    It is a view of its connection, so that its own SQL tells what it read.
+    """
+    connection = connection or duckdb.connect()
+    info = pinned(storage, pin)
+    source = Source(storage, info, [], columns=columns, where=where)
+    if columns is None and not where:
+        name = made.version_name(info.name, info.version)
+    else:
+        name = made.part_name(info.name, info.version)
+        whole = made.version_name(info.name, info.version)
+        sql = _part_sql(whole, source.schema.names, where)
+        query = made.Query(sql, {whole: _input(info)}, tuple(source.schema.names))
+        made.keep_view(name, query, source)
+    return connection.register(name, source).table(quoted(name))
+
+
+def _part_sql(table: str, columns: Sequence[str], where: Sequence[Condition]) -> str:
+    """The part as lineage reads and keeps it, so its values are left out."""
+    conditions = []
+    for column, operator, value in where:
+        if value is None:
+            said = "IS NULL" if operator == "==" else "IS NOT NULL"
+        else:
+            said = f"{operator.upper()} (?)" if "in" in operator else f"{operator.replace('==', '=')} ?"
+        conditions.append(f"{quoted(column)} {said}")
+    parts = ["SELECT", ", ".join(map(quoted, columns)), "FROM", quoted(table)]
+    return " ".join([*parts, *(["WHERE", " AND ".join(conditions)] if conditions else [])])
+
+
+def _input(info: TableInfo) -> tuple[Ref, tuple[str, ...]]:
+    return Ref("table", info.name, str(info.version)), tuple(column.name for column in info.columns)
 
 
 _MISSING = re.compile(r"Table with name (.+?) does not exist!")
@@ -104,14 +178,33 @@ _UNQUOTED = re.compile(r"Table with name (\".+?\") does not exist because schema
 
 
 class Source(ds.Dataset):  # type: ignore[misc]  # pyarrow has no types
-    """A version of a table as DuckDB takes it: read anew at each pass, with its columns and filter told."""
+    """A version of a table as DuckDB takes it: read anew at each pass, with its columns and filter told.
 
-    def __init__(self, storage: Storage, info: TableInfo, failed: list[FourfoldError]) -> None:
+    With `columns` and `where` it is that part of the version.
+    """
+
+    def __init__(
+        self,
+        storage: Storage,
+        info: TableInfo,
+        failed: list[FourfoldError],
+        *,
+        columns: tuple[str, ...] | None = None,
+        where: tuple[Condition, ...] = (),
+    ) -> None:
         self._storage = storage
         self._info = info
         self._failed = failed
         self._principal = principal()
+        self._where = where
         self._schema = schema_of(storage, info)
+        if columns == ():
+            raise Refused(f"no column of table '{info.name}' is asked for", ways_on=["name one at least"])
+        if where:
+            schemas.expression(info.name, where, self._schema)  # refuses what cannot be asked, before it is
+        if columns is not None:
+            schemas.check_columns(info.name, columns, self._schema)
+            self._schema = pa.schema([self._schema.field(name) for name in columns])
 
     @property
     def schema(self) -> pa.Schema:
@@ -149,7 +242,7 @@ class Source(ds.Dataset):  # type: ignore[misc]  # pyarrow has no types
     def _read(self, columns: tuple[str, ...], where: tuple[Condition, ...]) -> pa.RecordBatchReader:
         with acting_as(self._principal):
             return self._storage.scan(
-                self._info.name, version=self._info.version, columns=columns, where=where
+                self._info.name, version=self._info.version, columns=columns, where=(*self._where, *where)
             )
 
 

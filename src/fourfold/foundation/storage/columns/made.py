@@ -1,29 +1,33 @@
 """From where a query is asked to where its result is written: what made a version, and from which columns.
 
 A result that `remember` has seen carries its query only as long as it is that very object: a table that was
-changed on the way is another object, and nothing is claimed about it.
+changed on the way is another object, and nothing is claimed about it. A relation made of a relation is told
+by its own SQL, which names what it was made of: a version of a table, or a view that `keep_view` has seen.
 """
 
 from __future__ import annotations
 
 import itertools
 import re
+import secrets
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fourfold.core.context import Ref
-from fourfold.core.lineage import ColumnEdge, How, MadeByQuery, UnknownColumns
+from fourfold.core.errors import FourfoldError
+from fourfold.core.lineage import ColumnEdge, How, Influence, MadeByQuery, QueryColumns, UnknownColumns
 
 Describe = Callable[[str, int], tuple[str, ...]]
 """The columns of a table at a version."""
 
-_VERSIONED = re.compile(r"(?P<table>[^@]+(@[^@]+)?)@(?P<version>\d+)(~\d+)?")
+_VERSIONED = re.compile(r"(?P<table>[^@]+(@[^@]+)?)@(?P<version>\d+)")
 _numbers = itertools.count(1)
 _results: dict[int, tuple[weakref.ref[Any], Query]] = {}
+_views: dict[str, Query] = {}
 _written: ContextVar[object] = ContextVar("fourfold_written", default=None)
 
 
@@ -36,14 +40,35 @@ class Query:
     """The version that each name stands for, and its columns."""
     outputs: tuple[str, ...]
     """The result's columns as DuckDB names them."""
+    views: Mapping[str, Query] = field(default_factory=dict)
+    """The queries behind those of its names that are views."""
+
+    @property
+    def refs(self) -> frozenset[Ref]:
+        """All versions that it reads, also through views."""
+        own = {ref for ref, _ in self.inputs.values()}
+        return frozenset(own.union(*(view.refs for view in self.views.values())))
 
 
-def view_name(table: str, version: int, *, is_whole: bool = True) -> str:
-    """What a version of a table is called in DuckDB, so that a relation's own SQL tells what it read.
+def version_name(table: str, version: int) -> str:
+    """What a version of a table is called in DuckDB, so that a relation's own SQL tells what it read."""
+    return f"{table}@{version}"
 
-    A part of it (not all columns) has a name of its own, because one connection may see several.
-    """
-    return f"{table}@{version}" + ("" if is_whole else f"~{next(_numbers)}")
+
+def part_name(table: str, version: int) -> str:
+    """What some columns or rows of a version are called: one connection may see several such parts."""
+    return f"{version_name(table, version)}~{next(_numbers)}"
+
+
+def view_name() -> str:
+    """What a query's result is called in DuckDB: no connection has another thing of this name."""
+    return f"query~{secrets.token_hex(8)}"
+
+
+def keep_view(name: str, query: Query, owner: Any) -> None:
+    """Keep which query stands behind a name in DuckDB, as long as what its rows come from lives."""
+    _views[name] = query
+    weakref.finalize(owner, _views.pop, name, None)
 
 
 def remember(result: Any, query: Query) -> None:
@@ -79,14 +104,13 @@ def being_written() -> object:
 
 def made_by(query: Query, target: Ref, by: Ref | None) -> MadeByQuery:
     """What to record of a version that holds a query's result."""
-    from fourfold.foundation.storage.columns.of_sql import columns_of_sql, without_literals
+    from fourfold.foundation.storage.columns.of_sql import without_literals
 
-    columns = {name: columns for name, (_, columns) in query.inputs.items()}
-    sql = without_literals(query.sql)
-    found = columns_of_sql(query.sql, columns, outputs=query.outputs)
-    refs = {name: ref for name, (ref, _) in query.inputs.items()}
+    sql = without_literals(query.sql, views=_texts(query))
+    found = followed(query)
+    refs = {str(ref): ref for ref in query.refs}
     if isinstance(found, UnknownColumns):
-        unknown = [ColumnEdge(ref, "", target, "", How.unknown) for ref in sorted(set(refs.values()))]
+        unknown = [ColumnEdge(ref, "", target, "", How.unknown) for ref in sorted(query.refs)]
         return MadeByQuery(target, sql, tuple(unknown), found.reason, by)
     ends = [(output.name, each) for output in found.outputs for each in output.influences]
     ends += [("", each) for each in found.rows]
@@ -97,15 +121,56 @@ def made_by(query: Query, target: Ref, by: Ref | None) -> MadeByQuery:
     return MadeByQuery(target, sql, tuple(sorted(edges)), by=by)
 
 
+def followed(query: Query) -> QueryColumns | UnknownColumns:
+    """Where a query's columns come from, also through its views; an input is called as lineage calls it
+    (`table:flights@3`)."""
+    from fourfold.foundation.storage.columns.of_sql import columns_of_sql
+
+    views = {}
+    for name, behind in query.views.items():
+        inner = followed(behind)
+        if isinstance(inner, UnknownColumns):
+            return inner
+        views[name] = inner
+    columns = {name: columns for name, (_, columns) in query.inputs.items()}
+    found = columns_of_sql(query.sql, columns, outputs=query.outputs, views=views)
+    if isinstance(found, UnknownColumns):
+        return found
+
+    def called(influences: tuple[Influence, ...]) -> tuple[Influence, ...]:
+        named = (
+            replace(each, input=str(query.inputs[each.input][0])) if each.input in query.inputs else each
+            for each in influences
+        )
+        return tuple(sorted(set(named)))
+
+    return QueryColumns(
+        tuple(replace(output, influences=called(output.influences)) for output in found.outputs),
+        called(found.rows),
+    )
+
+
+def _texts(query: Query) -> dict[str, str]:
+    found = {name: view.sql for name, view in query.views.items()}
+    for view in query.views.values():
+        found |= _texts(view)
+    return found
+
+
 def _relation_query(relation: Any, describe: Describe) -> Query | None:
-    """A relation's query, where it reads versions of our tables."""
+    """A relation's query, where it reads versions of our tables or what was made of them."""
     from fourfold.foundation.storage.columns.of_sql import tables_of
 
     sql = relation.sql_query()
     inputs: dict[str, tuple[Ref, tuple[str, ...]]] = {}
+    views: dict[str, Query] = {}
     for name in tables_of(sql):
-        match = _VERSIONED.fullmatch(name)
-        if match is not None:
+        if (behind := _views.get(name)) is not None:
+            views[name] = behind
+        elif (match := _VERSIONED.fullmatch(name)) is not None:
             table, version = match["table"], match["version"]
-            inputs[name] = (Ref("table", table, version), describe(table, int(version)))
-    return Query(sql, inputs, tuple(relation.columns)) if inputs else None
+            try:
+                inputs[name] = (Ref("table", table, version), describe(table, int(version)))
+            except FourfoldError:  # somebody's own table of such a name: nothing is known of it
+                continue
+    return Query(sql, inputs, tuple(relation.columns), views) if inputs or views else None

@@ -18,14 +18,23 @@ from fourfold.core.lineage import Influence, OutputColumn, QueryColumns, Unknown
 from fourfold.foundation.storage.columns.flows import Flow
 from fourfold.foundation.storage.columns.queries import Names, Relation, Scope, Unclear, query
 
+NO_VIEWS: Mapping[str, QueryColumns] = {}
+NO_TEXTS: Mapping[str, str] = {}
 MOST_CHARACTERS = 200_000
 """A longer query is not followed: parsing is Python, and must not hold up a write."""
+DEEPEST_VIEW = 20
+"""Views of views that are written out."""
 
 
 def columns_of_sql(
-    sql: str, inputs: Mapping[str, Sequence[str]], *, outputs: Sequence[str] = ()
+    sql: str,
+    inputs: Mapping[str, Sequence[str]],
+    *,
+    outputs: Sequence[str] = (),
+    views: Mapping[str, QueryColumns] = NO_VIEWS,
 ) -> QueryColumns | UnknownColumns:
-    """Follow the columns of a query over `inputs` (the columns of each table, by the name it has there).
+    """Follow the columns of a query over `inputs` (the columns of each table, by the name it has there),
+    and over `views`, whose columns were followed already.
 
     `outputs` are the result's columns as DuckDB names them. They name what the query leaves unnamed, and
     where they differ from what was read, the reading was wrong and nothing is claimed.
@@ -37,9 +46,10 @@ def columns_of_sql(
     """
     if len(sql) > MOST_CHARACTERS:
         return UnknownColumns(f"the query is longer than {MOST_CHARACTERS:,} characters")
-    names = Names(inputs)
+    names = Names(inputs, views)
+    seen = {name.lower(): _seen(view) for name, view in views.items()}
     try:
-        result = query(_qualified(sql, names), Scope(names=names))
+        result = query(_qualified(sql, names), Scope(names=names, ctes=seen))
         return _answer(result, names, outputs)
     except Unclear as error:
         return UnknownColumns(str(error))
@@ -59,17 +69,31 @@ def tables_of(sql: str) -> tuple[str, ...]:
     return tuple(sorted(names - {""}))
 
 
-def without_literals(sql: str) -> str:
+def without_literals(sql: str, *, views: Mapping[str, str] = NO_TEXTS) -> str:
     """The query with `?` for every literal: those may be about a person, and a query is kept for long.
+
+    The queries behind its views are written in their place.
 
     >>> without_literals("select a from t where name = 'Ada' limit 3")
     'SELECT a FROM t WHERE name = ? LIMIT ?'
+    >>> without_literals("select a from v", views={"v": "select a from t"})
+    'SELECT a FROM (SELECT a FROM t) AS query'
     """
     try:
-        tree = sqlglot.parse_one(sql[:MOST_CHARACTERS], dialect="duckdb")
+        tree = _written_out(sql, views, depth=0)
         return tree.transform(_hidden).sql(dialect="duckdb", comments=False)
     except (SqlglotError, RecursionError):
         return ""
+
+
+def _written_out(sql: str, views: Mapping[str, str], *, depth: int) -> exp.Expr:
+    tree = sqlglot.parse_one(sql[:MOST_CHARACTERS], dialect="duckdb")
+    for table in list(tree.find_all(exp.Table)) if depth < DEEPEST_VIEW else ():
+        if not table.db and table.name in views:
+            inner = _written_out(views[table.name], views, depth=depth + 1)
+            given = table.alias if table.alias not in ("", table.name) else "query"
+            table.replace(exp.Subquery(this=inner, alias=exp.TableAlias(this=exp.to_identifier(given))))
+    return tree
 
 
 def _hidden(node: exp.Expr) -> exp.Expr:
@@ -88,6 +112,21 @@ _LITERALS = (
 )
 
 
+def _seen(view: QueryColumns) -> Relation:
+    """A view's columns as a query finds them."""
+    return Relation(
+        [(each.name.lower(), _flow_of(each.influences)) for each in view.outputs], _flow_of(view.rows)
+    )
+
+
+def _flow_of(influences: Sequence[Influence]) -> Flow:
+    found: Flow = {}
+    for each in influences:
+        origin = (each.input.lower(), each.column.lower())
+        found[origin] = found.get(origin, frozenset()) | {(each.how, each.is_masked)}
+    return found
+
+
 def _qualified(sql: str, names: Names) -> exp.Expr:
     statements = [each for each in sqlglot.parse(sql, dialect="duckdb") if each is not None]
     if len(statements) != 1:
@@ -101,7 +140,7 @@ def _qualified(sql: str, names: Names) -> exp.Expr:
     for select in tree.find_all(exp.Select):
         select.meta["using"] = _shared_by_using(select)
     schema = MappingSchema(
-        {table: dict.fromkeys(columns, "UNKNOWN") for table, columns in names.columns.items()},
+        {table: dict.fromkeys(columns, "UNKNOWN") for table, columns in names.all_columns.items()},
         dialect="duckdb",
         normalize=False,
     )

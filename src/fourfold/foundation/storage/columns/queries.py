@@ -12,7 +12,7 @@ from functools import cached_property
 
 from sqlglot import exp
 
-from fourfold.core.lineage import How
+from fourfold.core.lineage import How, QueryColumns
 from fourfold.foundation.storage.columns.flows import (
     PICKS,
     Flow,
@@ -34,15 +34,28 @@ class Unclear(Exception):
 class Names:
     """The inputs in lower case, as DuckDB compares names, and how they are spelled."""
 
-    def __init__(self, inputs: Mapping[str, Sequence[str]]) -> None:
-        self.tables = {name.lower(): name for name in inputs}
+    def __init__(self, inputs: Mapping[str, Sequence[str]], views: Mapping[str, QueryColumns]) -> None:
         self.columns = {
             name.lower(): {column.lower(): column for column in columns} for name, columns in inputs.items()
         }
+        self.all_columns: dict[str, Sequence[str]] = {
+            name: list(found) for name, found in self.columns.items()
+        }
+        """Those of the views too."""
+        self._spelled = {
+            (name.lower(), column.lower()): (name, column)
+            for name, columns in inputs.items()
+            for column in columns
+        }
+        for name, view in views.items():
+            self.all_columns[name.lower()] = [each.name.lower() for each in view.outputs]
+            acting = [*view.rows, *(each for output in view.outputs for each in output.influences)]
+            self._spelled |= {
+                (each.input.lower(), each.column.lower()): (each.input, each.column) for each in acting
+            }
 
     def spelled(self, origin: tuple[str, str]) -> tuple[str, str]:
-        table, column = origin
-        return self.tables[table], self.columns[table][column]
+        return self._spelled[origin]
 
 
 @dataclass(slots=True)
