@@ -102,9 +102,10 @@ def ask(rules: RowRules, data: pa.Table) -> None:
 def measure(home: Path, *, quick: bool) -> list[Row]:
     catalog, clock = Catalog.open(f"sqlite:///{home}/catalog.db"), SystemClock()
     blobs = LocalBlobs(home / "blobs")
-    storage = Storage(catalog, blobs, DeltaTables(home / "tables"), clock)
+    tables = DeltaTables(home / "tables")
+    storage = Storage(catalog, blobs, tables, clock)
     files = Files(catalog, blobs, blobs, clock, Blake3Digests(), chunker=FastCdcChunks)
-    datasets = Datasets(catalog, storage, files, blobs, clock)
+    datasets = Datasets(catalog, storage, files, blobs, clock, abilities=tables.abilities)
     data, rounds = table(200_000 if quick else 2_000_000), 3 if quick else 7
     part = [table(20_000, seed=index, first=10**8 + index * 20_000) for index in range(rounds)]
     count = f"{data.num_rows:,}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from datetime import date
 
@@ -14,6 +15,7 @@ from fourfold.catalog.database import Catalog
 from fourfold.core.context import Executing, Ref
 from fourfold.core.ports.blobs import BlobStore
 from fourfold.core.ports.clock import Clock
+from fourfold.core.ports.tables import Ability
 from fourfold.foundation.storage.datasets.service import Datasets
 from fourfold.foundation.storage.folders.service import Files
 from fourfold.foundation.storage.service import Storage
@@ -65,7 +67,13 @@ def numbers(storage: Storage, name: str = "t", **pin: object) -> list[int]:
     return sorted(storage.read(name, columns=("n",), **pin)["n"].to_pylist())  # type: ignore[arg-type]
 
 
-def datasets_over(catalog: Catalog, storage: Storage, blobs: BlobStore, clock: Clock) -> Datasets:
-    """The service of datasets over this storage."""
+def datasets_over(
+    catalog: Catalog,
+    storage: Storage,
+    blobs: BlobStore,
+    clock: Clock,
+    abilities: Collection[Ability] = tuple(Ability),
+) -> Datasets:
+    """The service of datasets over this storage, and what its tables' format can do."""
     files = Files(catalog, blobs, blobs, clock, Blake3Digests(), chunker=FastCdcChunks)
-    return Datasets(catalog, storage, files, blobs, clock)
+    return Datasets(catalog, storage, files, blobs, clock, abilities=abilities)

@@ -6,6 +6,7 @@ import datetime as dt
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from tests.storage.conftest import Attempt, datasets_over
 from tests.storage.disks import CutDisk, Killed
 from tests.storage.flights import flights
 
+from fourfold import wiring
 from fourfold.adapters.delta import DeltaTables
 from fourfold.adapters.delta.disk import Disk
 from fourfold.adapters.delta.local import LocalPlace
@@ -335,16 +337,52 @@ def test_a_format_without_branches_checks_what_rows_alone_can_show(
 ) -> None:
     tables, blobs = MemoryTables(abilities=()), MemoryBlobs()
     storage = Storage(sqlite_catalog, blobs, tables, clock)
-    datasets = datasets_over(sqlite_catalog, storage, blobs, clock)
+    datasets = datasets_over(sqlite_catalog, storage, blobs, clock, tables.abilities)
     storage.append("flights", flights(1))
-    datasets.expect("flights", expect.expected(expect.not_null("id")))
+    kept = expect.expected(expect.not_null("id"))
+    datasets.expect("flights", kept)
     storage.append("flights", stream(flights(2)))
     with pytest.raises(Refused, match="id is not null"):
         storage.append("flights", flights(None))
+    for rule in (
+        expect.unique("id"),
+        expect.unique("id", severity="warn"),
+        expect.fresh("at", within="1d"),
+        expect.row_count_change(at_most="20%"),
+    ):
+        with pytest.raises(Refused, match=f"{rule.rule}: it looks at the table as a whole") as refused:
+            datasets.expect("flights", expect.expected(expect.not_null("id"), rule))
+        assert refused.value.facts["ability"] == "branch"
+        assert "expect what single rows can show: between, matches, not_null, one_of, sql" in str(
+            refused.value
+        )
+    assert datasets.expectations("flights") == kept
+    storage.append("flights", flights(3))
+    assert storage.describe("flights").rows == 3
+
+
+def test_a_project_whose_tables_are_iceberg_says_so_when_a_rule_is_said(home: Path) -> None:
+    (home.parent / "fourfold.toml").write_text('tables = "iceberg+sqlite:///iceberg.db"\n')
+    with closing(wiring.open_project()) as project:
+        project.storage.append("flights", flights(1))
+        with pytest.raises(Refused, match="unique: it looks at the table as a whole"):
+            project.datasets.expect("flights", expect.expected(expect.unique("id")))
+        project.datasets.expect("flights", expect.expected(expect.not_null("id")))
+        assert project.storage.append("flights", flights(2)).rows == 2
+
+
+def test_what_a_format_lost_the_ability_to_check_is_refused_at_the_write(
+    sqlite_catalog: Catalog, clock: MovableClock
+) -> None:
+    tables, blobs = MemoryTables(), MemoryBlobs()
+    storage = Storage(sqlite_catalog, blobs, tables, clock)
+    datasets = datasets_over(sqlite_catalog, storage, blobs, clock, tables.abilities)
+    storage.append("flights", flights(1))
     datasets.expect("flights", expect.expected(expect.unique("id")))
+    tables._abilities = frozenset()
     with pytest.raises(Refused, match="looked at as a whole, and its format has no branches"):
         storage.append("flights", flights(3))
-    assert storage.describe("flights").rows == 2
+    assert storage.describe("flights").rows == 1
 
 
 def test_what_is_kept_of_tables_and_datasets_is_kept_on_both_databases(

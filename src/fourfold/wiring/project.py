@@ -254,7 +254,14 @@ class Project:
     def datasets(self) -> Datasets:
         from fourfold.foundation.storage.datasets.service import Datasets
 
-        return Datasets(self.database, self.storage, self.files, self.blobs, self.clock)
+        return Datasets(
+            self.database,
+            self.storage,
+            self.files,
+            self.blobs,
+            self.clock,
+            abilities=self.tables.abilities,
+        )
 
     @part
     def compute(self) -> Compute:

@@ -5,13 +5,14 @@ Pure: measuring is somebody else's work, and the time is an argument.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import pyarrow as pa
 
 from fourfold.core.decide import schemas
 from fourfold.core.errors import Refused
-from fourfold.core.expectations import Expectation, Expected, Rule, Verdict, percent
+from fourfold.core.expectations import OF_ROWS, Expectation, Expected, Rule, Verdict, percent
+from fourfold.core.ports.tables import Ability
 from fourfold.core.times import Instant, duration_text, iso, seconds_between
 
 MOST_EXPECTATIONS = 500
@@ -26,6 +27,28 @@ def check_definitions(table: str, expected: Expected, schema: pa.Schema) -> None
         raise Refused(f"table '{table}': more than {MOST_EXPECTATIONS} expectations")
     for expectation in expected.expectations:
         _check_one(table, expectation, schema)
+
+
+def check_format(table: str, expected: Expected, abilities: Collection[Ability]) -> None:
+    """Refuse expectations that no write of a table in this format could be held against.
+
+    What looks at the table as a whole is checked on a branch, before anybody sees it.
+    """
+    if Ability.branch in abilities:
+        return
+    for expectation in expected.expectations:
+        if expectation.rule not in OF_ROWS:
+            raise Refused(
+                f"table '{table}', {expectation.rule}: it looks at the table as a whole, and the table's "
+                "format has no branches to check that on before a write is seen",
+                ways_on=[
+                    f"expect what single rows can show: {', '.join(sorted(OF_ROWS))}",
+                    "or keep the table in Delta format, which has branches",
+                ],
+                table=table,
+                rule=str(expectation.rule),
+                ability=Ability.branch.value,
+            )
 
 
 def _check_one(table: str, expectation: Expectation, schema: pa.Schema) -> None:

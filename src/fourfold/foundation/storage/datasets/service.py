@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import closing
 from dataclasses import replace
 
@@ -13,11 +13,12 @@ from fourfold.core import context
 from fourfold.core.access import Access
 from fourfold.core.context import Ref
 from fourfold.core.datasets import DatasetDiff, DatasetInfo, DatasetVersion, Definition
-from fourfold.core.decide.expectations import check_definitions
+from fourfold.core.decide.expectations import check_definitions, check_format
 from fourfold.core.errors import NotFound, Refused, did_you_mean
 from fourfold.core.expectations import Check, Expected, Rejection
 from fourfold.core.ports.blobs import BlobStore
 from fourfold.core.ports.clock import Clock
+from fourfold.core.ports.tables import Ability
 from fourfold.core.services.files import Files
 from fourfold.core.services.storage import Storage
 from fourfold.core.statistics import TableStatistics
@@ -38,8 +39,17 @@ class Datasets:
     """Fulfils `core.services.datasets.Datasets` over a catalog, storage and its blobs."""
 
     def __init__(
-        self, catalog: Catalog, storage: Storage, files: Files, blobs: BlobStore, clock: Clock
+        self,
+        catalog: Catalog,
+        storage: Storage,
+        files: Files,
+        blobs: BlobStore,
+        clock: Clock,
+        *,
+        abilities: Collection[Ability],
     ) -> None:
+        """`abilities` are those of the store in which the tables are."""
+        self._abilities = abilities
         self._records = CheckRecords(catalog)
         self._kept = Kept(self._records, blobs)
         self._grants = Grants(catalog, clock)
@@ -65,6 +75,7 @@ class Datasets:
         version = self._storage.flush(table).version  # rows that wait before it are there already
         schema = self._schema(table, version)
         check_definitions(table, expected, schema)
+        check_format(table, expected, self._abilities)
         RowRules(table, expected.expectations, schema).close()  # its patterns and conditions can be asked
         self._records.expect(self._clock.now(), table, expected, why)
 
