@@ -30,7 +30,7 @@ from fourfold.core.flows import (
 )
 from fourfold.core.jobs import Exit, ExitKind
 from fourfold.core.lineage import ColumnEdge, How, MadeByQuery
-from fourfold.core.openlineage import Dataset, Happened
+from fourfold.core.openlineage import Dataset, Happened, Outbox
 from fourfold.core.ports.flow_store import Changes
 from fourfold.core.storage import Column
 from fourfold.core.times import Instant
@@ -328,8 +328,8 @@ def test_what_never_will_be_taken_is_put_aside_and_holds_up_nothing(told: Told) 
     told.sink.faults = [Refused("answered 400: no")]
     told.sender.turn()
     assert [what for _, what in told.words()] == ["COMPLETE"]
-    ((telling, why),) = told.tellings.refused()
-    assert (telling.what, why) == (Happened.start, "answered 400: no")
+    (aside,) = told.tellings.refused()
+    assert (aside.telling.what, aside.why) == (Happened.start, "answered 400: no")
 
 
 def test_what_waits_is_bounded_and_can_be_told_again_from_the_records(
@@ -346,6 +346,33 @@ def test_what_waits_is_bounded_and_can_be_told_again_from_the_records(
     assert [len(first.events), len(rest.events)] == [8, 4]
     assert again.page(since=Instant(0), after=rest.last, limit=4).last == ""
     assert again.page(since=Instant(T0 + 1), after="", limit=4).events == ()
+
+
+def test_it_is_known_how_much_waits_since_when_and_what_was_refused(
+    told: Told, catalog: Catalog, clock: MovableClock
+) -> None:
+    service = LineageEvents(catalog, KnownFacts(), clock, sink=told.sink)
+    assert service.outbox() == Outbox("memory://events", 0, None, 0, None, "")
+    told.commit(run=a_run(), states=[RunState.succeeded], calls=[a_call()], attempts=[an_attempt()])
+    told.sink.faults = [Refused("answered 400: no"), Unavailable("down")]
+    told.sender.turn()
+    now = clock.now()
+    assert service.outbox() == Outbox(
+        "memory://events", 3, Instant(T0 + 9_000_000), 1, now, "answered 400: no"
+    )
+    told.sink.faults = [Unavailable("down")]
+    assert told.sender.turn() > 0
+    told.sink.faults = []
+    told.sender.turn()
+    assert service.outbox() == Outbox("memory://events", 0, None, 1, now, "answered 400: no")
+
+
+def test_of_an_attempt_that_waits_it_is_known_since_when(
+    told: Told, catalog: Catalog, clock: MovableClock
+) -> None:
+    told.commit(run=a_run(RunState.running), calls=[a_call()], attempts=[an_attempt()])
+    silent = LineageEvents(catalog, KnownFacts(), clock, sink=None)
+    assert silent.outbox() == Outbox("", 2, an_attempt().started_at, 0, None, "")
 
 
 def test_nothing_is_written_where_nobody_is_told(catalog: Catalog, clock: MovableClock) -> None:

@@ -7,14 +7,24 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from fourfold.cli.opened import home, services
 from fourfold.cli.output import Column, output_option, show, size, when
 
+if TYPE_CHECKING:
+    from fourfold.core.openlineage import Outbox
+    from fourfold.core.times import Instant
+
 FREE_BYTES = 2 * 2**30
+LATE_S = 600.0
+"""Events about lineage that wait longer are not on their way: they are sent within seconds where taken."""
+RECENT_S = 86_400.0
+"""Events that were refused longer ago are told of, and no illness any more."""
 
 
 @dataclass(frozen=True)
@@ -147,6 +157,8 @@ def _server() -> Iterator[Finding]:
 def _rooms() -> Iterator[Finding]:
     if not home().is_dir() and not os.environ.get("FOURFOLD_URL"):
         return
+    from fourfold.core.times import instant
+
     with services() as opened:
         facts = opened.catalog.project()
         noted = "; ".join(f"{key}: {value}" for key, value in facts.items())
@@ -163,6 +175,7 @@ def _rooms() -> Iterator[Finding]:
             f"{when(taken[0].at)} in {taken[0].facts['place']}" if taken else "never",
             "" if taken else "fourfold backup FOLDER",
         )
+        yield from told_elsewhere(opened.flows.lineage_outbox(), instant(datetime.now(UTC)))
         for info in opened.compute.units():
             measured = "measured" if info.measurement else "not measured"
             yield Finding(
@@ -171,6 +184,30 @@ def _rooms() -> Iterator[Finding]:
                 f"{info.unit.cores:g} cores, {size(info.unit.memory_bytes)}, {measured}",
                 "" if info.measurement else "fourfold unit bench",
             )
+
+
+def told_elsewhere(outbox: Outbox, now: Instant) -> Iterator[Finding]:
+    """What another catalog of lineage has not taken, where one is told or something waits for it."""
+    from fourfold.core.times import seconds_between
+
+    again = "fourfold lineage export tells everything again"
+    if outbox.waiting:
+        since = "" if outbox.oldest_at is None else f", the oldest of {when(outbox.oldest_at)}"
+        is_late = outbox.oldest_at is None or seconds_between(outbox.oldest_at, now) > LATE_S
+        if not outbox.address:
+            way_on = f'say where they go: openlineage = "http://…" in fourfold.toml; {again}'
+        elif is_late:
+            way_on = f"see whether {outbox.address} answers; it is tried while fourfold up runs; {again}"
+        else:
+            way_on = "they are sent while fourfold up runs"
+        where = f" for {outbox.address}" if outbox.address else ""
+        yield Finding("lineage events", not is_late, f"{outbox.waiting:,} wait{where}{since}", way_on)
+    elif outbox.address:
+        yield Finding("lineage events", True, f"none waits for {outbox.address}")
+    if outbox.refused:
+        is_recent = outbox.refused_at is not None and seconds_between(outbox.refused_at, now) < RECENT_S
+        found = f"{outbox.refused:,} put aside, the last: {outbox.refusal}"
+        yield Finding("lineage refused", not is_recent, found, f"see what refuses them; {again}")
 
 
 def _catalog_size() -> str:

@@ -82,6 +82,24 @@ class EventPage:
     last: str
 
 
+@dataclass(frozen=True, slots=True)
+class Outbox:
+    """What another catalog of lineage has not taken yet."""
+
+    address: str
+    """Where events go; empty where nobody is told."""
+    waiting: int
+    """Events that are still to be sent."""
+    oldest_at: Instant | None
+    """When what the first of them tells happened; `None` where none waits or its record is gone."""
+    refused: int
+    """Events that never will be taken, and are put aside."""
+    refused_at: Instant | None
+    """When the last of them was refused."""
+    refusal: str
+    """Why it was."""
+
+
 def dataset_name(store: str, table: str) -> tuple[str, str]:
     """The namespace and name of a table whose files are in a store, by OpenLineage's rules for file systems.
 

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from fourfold.core.flows import DeployedFlow, FlowRun, Graph, LogPiece, Reason, RunEvent, ScheduleInfo
 from fourfold.core.jobs import Resources
-from fourfold.core.openlineage import EventPage
+from fourfold.core.openlineage import EventPage, Outbox
 from fourfold.core.routes import Role, route
 from fourfold.core.times import Instant
 
@@ -66,6 +66,11 @@ class Flows(Protocol):
 
         `after` is the last run of the page before.
         """
+        ...
+
+    @route("GET /lineage/outbox", needs=Role.viewer)
+    def lineage_outbox(self) -> Outbox:
+        """What of the events another catalog of lineage has not taken yet."""
         ...
 
     @route("GET /flow-runs/{run_id}/wait", needs=Role.viewer)

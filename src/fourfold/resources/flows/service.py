@@ -34,7 +34,7 @@ from fourfold.core.flows import (
 )
 from fourfold.core.jobs import Resources
 from fourfold.core.lineage import Edge
-from fourfold.core.openlineage import EventPage
+from fourfold.core.openlineage import EventPage, Outbox
 from fourfold.core.ports.blobs import BlobStore, Digest
 from fourfold.core.ports.clock import Clock
 from fourfold.core.ports.engine import Engine
@@ -219,6 +219,11 @@ class FlowService:
         if self._lineage_events is None:
             return EventPage((), "")
         return self._lineage_events.page(since=since, after=after, limit=max(1, min(limit, 100)))
+
+    def lineage_outbox(self) -> Outbox:
+        if self._lineage_events is None:
+            return Outbox("", 0, None, 0, None, "")
+        return self._lineage_events.outbox()
 
     def result(self, run_id: str, *, call: str = "") -> bytes:
         found: FlowRun | StepCall = self._call(run_id, call) if call else self.get(run_id)

@@ -64,7 +64,7 @@ def of_run(run: FlowRun, calls: Sequence[StepCall], happened: Happened, facts: F
     if happened is Happened.fail:
         run_facets["errorMessage"] = _error(run.failure, run.reason)
     return _event(
-        happened, _run_at(run, happened), run_id(run.id), run, "flow", reads, writes, run_facets, facts
+        happened, run_at(run, happened), run_id(run.id), run, "flow", reads, writes, run_facets, facts
     )
 
 
@@ -85,7 +85,7 @@ def of_attempt(run: FlowRun, call: StepCall, attempt: Attempt, happened: Happene
     identity = run_id(run.id, call.key, attempt.n)
     return _event(
         happened,
-        _attempt_at(attempt, happened),
+        attempt_at(attempt, happened),
         identity,
         run,
         "step",
@@ -117,10 +117,10 @@ def all_of(
     told: list[tuple[Instant, Json]] = []
 
     def tell(happened: Happened) -> None:
-        told.append((_run_at(run, happened), of_run(run, calls, happened, facts)))
+        told.append((run_at(run, happened), of_run(run, calls, happened, facts)))
 
     def tell_attempt(call: StepCall, attempt: Attempt, happened: Happened) -> None:
-        at = _attempt_at(attempt, happened)
+        at = attempt_at(attempt, happened)
         told.append((at, of_attempt(run, call, attempt, happened, facts)))
 
     if run.started_at is not None or not run.state.is_open:
@@ -137,11 +137,13 @@ def all_of(
     return tuple(event for _, event in sorted(told, key=lambda each: each[0]))
 
 
-def _run_at(run: FlowRun, happened: Happened) -> Instant:
+def run_at(run: FlowRun, happened: Happened) -> Instant:
+    """When this happened to a flow run."""
     return (run.started_at if happened is Happened.start else run.ended_at) or run.created_at
 
 
-def _attempt_at(attempt: Attempt, happened: Happened) -> Instant:
+def attempt_at(attempt: Attempt, happened: Happened) -> Instant:
+    """When this happened to an attempt."""
     return (attempt.started_at if happened is Happened.start else attempt.ended_at) or attempt.leased_at
 
 

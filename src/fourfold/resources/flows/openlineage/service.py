@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from fourfold.catalog.database import Catalog
-from fourfold.core.openlineage import EventPage, Json
+from fourfold.core.openlineage import EventPage, Json, Outbox
 from fourfold.core.ports.clock import Clock
 from fourfold.core.ports.event_sink import EventSink
 from fourfold.core.ports.flow_store import Changes
@@ -27,6 +27,7 @@ class LineageEvents:
         self._flows = FlowTables(catalog)
         self._facts = facts
         self._tellings = Tellings(catalog)
+        self._address = "" if sink is None else sink.address
         self._sender = None
         if sink is not None:
             self._sender = Sender(self._tellings, make=self.event, sink=sink, clock=clock)
@@ -57,6 +58,27 @@ class LineageEvents:
         if run is None or call is None or attempt is None:
             return None
         return events.of_attempt(run, call, attempt, telling.what, self._facts)
+
+    def outbox(self) -> Outbox:
+        """What others have not taken yet."""
+        waiting, refused = self._tellings.count()
+        first = self._tellings.waiting(1)
+        last = self._tellings.refused(1)
+        return Outbox(
+            address=self._address,
+            waiting=waiting,
+            oldest_at=self._happened_at(first[0]) if first else None,
+            refused=refused,
+            refused_at=last[0].at if last else None,
+            refusal=last[0].why if last else "",
+        )
+
+    def _happened_at(self, telling: Telling) -> Instant | None:
+        if telling.call:
+            attempt = self._flows.attempt(telling.run, telling.call, telling.n)
+            return None if attempt is None else events.attempt_at(attempt, telling.what)
+        run = self._flows.run(telling.run)
+        return None if run is None else events.run_at(run, telling.what)
 
     def page(self, *, since: Instant, after: str, limit: int) -> EventPage:
         """The events of at most `limit` runs made since a time, oldest first."""

@@ -50,6 +50,15 @@ class Telling:
     what: Happened
 
 
+@dataclass(frozen=True, slots=True)
+class Aside:
+    """A telling that never will be taken, with why, and since when that is known."""
+
+    telling: Telling
+    why: str
+    at: Instant
+
+
 class Tellings:
     """Rows about what is still to be told."""
 
@@ -80,6 +89,16 @@ class Tellings:
                 for row in connection.execute(query)
             )
 
+    def count(self) -> tuple[int, int]:
+        """How many wait, and how many were put aside."""
+        query = sa.select(
+            sa.func.count().filter(flow_telling.c.told_at_us.is_(None), flow_telling.c.refused.is_(None)),
+            sa.func.count().filter(flow_telling.c.refused.is_not(None)),
+        )
+        with self._catalog.read() as connection:
+            waiting, refused = connection.execute(query).one()
+            return waiting, refused
+
     def told(self, at: Instant, tellings: Sequence[Telling]) -> None:
         """Note what was taken; of what has ended nothing is kept."""
         with self._catalog.write() as connection:
@@ -105,8 +124,8 @@ class Tellings:
                 return 0
             return connection.execute(sa.delete(flow_telling).where(flow_telling.c.seq <= bound)).rowcount
 
-    def refused(self, limit: int = 100) -> tuple[tuple[Telling, str], ...]:
-        """What was put aside, newest first, each with why."""
+    def refused(self, limit: int = 100) -> tuple[Aside, ...]:
+        """What was put aside, newest first."""
         query = (
             sa.select(flow_telling)
             .where(flow_telling.c.refused.is_not(None))
@@ -115,7 +134,11 @@ class Tellings:
         )
         with self._catalog.read() as connection:
             return tuple(
-                (Telling(row.seq, row.run_id, row.call_key, row.n, Happened(row.what)), row.refused)
+                Aside(
+                    Telling(row.seq, row.run_id, row.call_key, row.n, Happened(row.what)),
+                    row.refused,
+                    Instant(row.told_at_us),
+                )
                 for row in connection.execute(query)
             )
 
