@@ -57,6 +57,14 @@ class Usage:
     """False where the peak may belong to earlier work of the same process, or fell between two looks."""
     flops: float | None = None
     """Floating point operations, where they can be counted."""
+    memory_mean_bytes: int | None = None
+    """Over time, as it was met by looks."""
+    disk_wait_s: float | None = None
+    """How long it stood waiting for the disk, as the kernel counts or as looks have met it."""
+    network_bytes: int | None = None
+    """Sent and received. No kernel counts this by process; only a job with a network of its own can tell."""
+    trace: tuple[tuple[int, ...], ...] = ()
+    """Readings over time, few and bounded: (at_ms, cpu_ms, memory_bytes, read_bytes, written_bytes)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -249,14 +249,16 @@ class FlowService:
             return LogPiece("", offset, is_end=not self.get(run_id).state.is_open)
         start = found.log_start + offset
         room = LOG_BYTES if found.log_end is None else max(0, min(LOG_BYTES, found.log_end - start))
-        data = b""
+        data, read_to, is_read = b"", start, True
         if found.worker and room:
-            data = self._engine_to_read().logs(found.worker, start, room).data
-        is_end = found.ended_at is not None and len(data) < LOG_BYTES
+            chunk = self._engine_to_read().logs(found.worker, start, room)
+            data, read_to = chunk.data, chunk.next_offset  # further than the data where some was given up
+            is_read = not data or (chunk.is_end if found.log_end is None else read_to >= found.log_end)
+        is_end = found.ended_at is not None and is_read
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
         text = decoder.decode(data, final=is_end)
         cut = len(decoder.getstate()[0])  # a letter that is not all there yet comes with the next piece
-        return LogPiece(text, offset + len(data) - cut, is_end)
+        return LogPiece(text, read_to - found.log_start - cut, is_end)
 
     def why(self, run_id: str, *, call: str = "") -> tuple[Reason, ...]:
         graph = self.graph(run_id)

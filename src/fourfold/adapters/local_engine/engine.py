@@ -1,6 +1,6 @@
 """Runs jobs as processes of this machine.
 
-A supervisor process (see `local_supervisor.py`) starts and ends them and tells us what happens, so the
+A supervisor process (see `supervisor.py`) starts and ends them and tells us what happens, so the
 status of any number of jobs is a look into memory. Each key owns a folder under the engine's folder, made
 before its process is: who makes the folder starts the job, so a key submitted twice, also by another
 process or after a restart, starts one. When the control process dies, its jobs are killed.
@@ -14,22 +14,32 @@ import hashlib
 import json
 import os
 import shutil
-import signal
-import socket
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
+from fourfold.adapters.local_engine import groups, output
+from fourfold.adapters.local_engine.journal import (
+    age_s,
+    disk_error,
+    ended_status,
+    is_alive,
+    lost,
+    read_json,
+    usage_of,
+    usage_so_far,
+    write_json,
+)
+from fourfold.adapters.local_engine.link import READY_WITHIN_S, Link
+from fourfold.adapters.local_engine.processes import started_ticks
+from fourfold.adapters.local_engine.strays import MARK, end_marked
 from fourfold.core.compute import Unit
 from fourfold.core.decide.match import check_abilities, match, refusal
-from fourfold.core.errors import OutOfSpace, Refused, Unavailable
+from fourfold.core.errors import Unavailable
 from fourfold.core.ports.engine import (
     Capabilities,
-    Exit,
-    ExitKind,
     JobStatus,
     Launch,
     LogChunk,
@@ -38,10 +48,9 @@ from fourfold.core.ports.engine import (
     Resources,
     Usage,
 )
+from fourfold.core.quantities import Range
 from fourfold.core.times import Instant
 
-MARK = "FOURFOLD_JOB"
-"""Set in the environment of every job to its folder: how `reap` finds what nobody watches any more."""
 PASSED_ON = (
     "PATH",
     "HOME",
@@ -64,11 +73,11 @@ THREADS = (
     "NUMEXPR_NUM_THREADS",
     "RAYON_NUM_THREADS",
 )
-SUPERVISOR = Path(__file__).with_name("local_supervisor.py")
 NEW = ".new-"
 """Begins the name of a job's folder while it is being filled."""
 STALE_S = 3600.0
-READY_WITHIN_S = 20.0
+LOG_BYTES = 64 << 20
+"""A job's output is kept up to here: the first quarter and the rest from the end."""
 
 
 class LocalEngine:
@@ -82,24 +91,29 @@ class LocalEngine:
         price_usd_per_hour: float = 0.0,
         cwd: Path | None = None,
         ended_kept_s: float = 7 * 86400.0,
+        log_bytes: int = LOG_BYTES,
+        may_group: bool = True,
     ) -> None:
         """`folder` keeps one journal per job (`.fourfold/jobs`); `unit` is this machine as found.
 
         `cwd` is where commands run that name no folder. Journals and logs of jobs that ended are removed by
-        `reap` after `ended_kept_s`.
+        `reap` after `ended_kept_s`. Of a job's output at most about `log_bytes` stay. `may_group` lets the
+        kernel hold memory by control groups where this process can make them; else it is polled.
         """
         self._folder = folder.absolute()
         self._unit = unit
         self._price_usd_per_hour = price_usd_per_hour
         self._cwd = str((cwd or Path.cwd()).absolute())
         self._ended_kept_s = ended_kept_s
+        self._log_bytes = log_bytes
+        self._groups = groups.find_place() if may_group else None
         self._jobs: dict[str, JobStatus] = {}
         self._usage: dict[str, Usage] = {}
         self._keepers: dict[str, int] = {}
-        self._supervisors: dict[str, _Supervisor] = {}  # of jobs that have not ended
+        self._supervisors: dict[str, Link] = {}  # of jobs that have not ended
         self._changed = threading.Condition()
         self._sending = threading.Lock()
-        self._supervisor: _Supervisor | None = None
+        self._supervisor: Link | None = None
 
     def __repr__(self) -> str:
         running = sum(job.phase is not Phase.ended for job in self._jobs.values())
@@ -107,7 +121,13 @@ class LocalEngine:
 
     def capabilities(self) -> Capabilities:
         return Capabilities(
-            services=True, memory_limit="polled", time_limit=True, gpus=False, survives_control_restart=False
+            services=True,
+            memory_limit="polled" if self._groups is None else "enforced",
+            time_limit=True,
+            gpus=False,
+            survives_control_restart=False,
+            listens=True,
+            nodes=True,
         )
 
     def offers(self, request: Resources) -> tuple[Offer, ...]:
@@ -120,8 +140,10 @@ class LocalEngine:
 
     def submit(self, launch: Launch) -> None:
         check_abilities(launch, self.capabilities(), engine=self._unit.name)
-        if not self.offers(launch.resources):
-            raise refusal(launch.resources, self._all_offers(), who=f"job '{launch.key}'")
+        asked = _of_all_nodes(launch)
+        if not self.offers(asked):
+            who = f"job '{launch.key}'" + (f" of {launch.nodes} nodes" if launch.nodes > 1 else "")
+            raise refusal(asked, self._all_offers(), who=who)
         with self._sending:  # before the key is used up: without a supervisor nothing can start
             self._alive_supervisor()
         folder = self._job_folder(launch.key)
@@ -137,6 +159,10 @@ class LocalEngine:
             "cwd": launch.cwd or self._cwd,
             "time_limit_s": resources.time_limit_s,
             "memory_limit_bytes": resources.memory_bytes.high,
+            "nodes": launch.nodes,
+            "listens": launch.listens,
+            "log_bytes": self._log_bytes,
+            "groups": self._groups,
         }
         with self._sending:
             supervisor = self._alive_supervisor()
@@ -167,13 +193,10 @@ class LocalEngine:
     def logs(self, key: str, offset: int = 0, limit_bytes: int = 1 << 20) -> LogChunk:
         has_ended = self.status([key])[key].phase in (Phase.ended, Phase.unknown)  # asked before reading
         try:
-            with (self._job_folder(key) / "log").open("rb") as file:
-                file.seek(offset)
-                data = file.read(limit_bytes)
-                size = os.fstat(file.fileno()).st_size
+            data, next_offset, size = output.read(str(self._job_folder(key)), offset, limit_bytes)
         except FileNotFoundError:
             return LogChunk(b"", offset, has_ended)
-        return LogChunk(data, offset + len(data), has_ended and offset + len(data) >= size)
+        return LogChunk(data, next_offset, has_ended and next_offset >= size)
 
     def stop(self, key: str, grace_s: float = 5.0) -> None:
         with self._changed:
@@ -186,17 +209,22 @@ class LocalEngine:
         if self._status_on_disk(key).phase is Phase.running:  # another control process watches it
             folder = self._job_folder(key)
             (folder / "cancelled").touch()
-            _end_marked({str(folder)})
+            end_marked({str(folder)}, self._groups)
 
     def usage(self, key: str) -> Usage:
         with self._changed:
             job, usage, keeper = self._jobs.get(key), self._usage.get(key), self._keepers.get(key)
         if usage is not None:
             return usage
+        folder = self._job_folder(key)
         if job is not None and keeper is not None:
-            return _usage_of_tree(keeper, job.started_at)
-        record = _read_json(self._job_folder(key) / "end.json")
-        return Usage() if record is None else _usage(record)
+            return usage_so_far(folder, keeper, job.started_at)
+        if (record := read_json(folder / "end.json")) is not None:
+            return usage_of(record)
+        started = read_json(folder / "started.json")
+        if started is None or self._status_on_disk(key).phase is not Phase.running:
+            return Usage()
+        return usage_so_far(folder, int(str(started["keeper"])), Instant(int(str(started["at_us"]))))
 
     def reap(self, keep: Collection[str]) -> tuple[str, ...]:
         with self._changed:
@@ -209,20 +237,20 @@ class LocalEngine:
         strays: dict[str, str] = {}  # folder -> key
         for folder in self._folders():
             if folder.name.startswith(NEW):
-                if _age_s(folder) > STALE_S:
+                if age_s(folder) > STALE_S:
                     shutil.rmtree(folder, ignore_errors=True)
                 continue
-            launch = _read_json(folder / "launch.json")
-            if launch is None or str(launch["key"]) in self._jobs or _is_alive(launch):
+            launch = read_json(folder / "launch.json")
+            if launch is None or str(launch["key"]) in self._jobs or is_alive(launch):
                 continue
             key = str(launch["key"])
             strays[str(folder)] = key
             if not (folder / "end.json").exists() and key not in keep:
-                _write_json(folder / "end.json", _lost(key, "its control process ended"))
+                write_json(folder / "end.json", lost(key, "its control process ended"))
                 ended.add(key)
-            elif _age_s(folder) > self._ended_kept_s and key not in keep:
+            elif age_s(folder) > self._ended_kept_s and key not in keep:
                 shutil.rmtree(folder, ignore_errors=True)
-        ended |= {strays[folder] for folder in _end_marked(strays)}
+        ended |= {strays[folder] for folder in end_marked(strays, self._groups)}
         if ours:
             self._wait_all(ours)
         return tuple(sorted(ended))
@@ -244,30 +272,31 @@ class LocalEngine:
             if message["event"] == "started":
                 at = Instant(int(str(message["at_us"])))
                 pid = int(str(message["pid"]))
-                self._jobs[key] = JobStatus(key, Phase.running, self._unit.name, at, None, None, pid)
+                address = str(message["address"])
+                self._jobs[key] = JobStatus(key, Phase.running, self._unit.name, at, None, None, pid, address)
                 self._keepers[key] = int(str(message["keeper"]))
             else:
                 if "usage" not in message:  # its keeper died, or never was, and wrote no end
                     exit_ = message["exit"]
                     assert isinstance(exit_, dict)
-                    message = {**_lost(key, str(exit_["reason"])), "started_at": known.started_at}
+                    message = {**lost(key, str(exit_["reason"])), "started_at": known.started_at}
                     with contextlib.suppress(OSError):
-                        _write_json(self._job_folder(key) / "end.json", message)
+                        write_json(self._job_folder(key) / "end.json", message)
                 self._settle(key, message)
             self._changed.notify_all()
 
-    def _supervisor_died(self, supervisor: _Supervisor) -> None:
+    def _supervisor_died(self, supervisor: Link) -> None:
         with self._changed:
             for key in [key for key, each in self._supervisors.items() if each is supervisor]:
-                record = _read_json(self._job_folder(key) / "end.json")
-                self._settle(key, record or _lost(key, "its supervisor died"))
+                record = read_json(self._job_folder(key) / "end.json")
+                self._settle(key, record or lost(key, "its supervisor died"))
             self._changed.notify_all()
 
     def _settle(self, key: str, record: Mapping[str, object]) -> None:
-        self._usage[key] = _usage(record)
+        self._usage[key] = usage_of(record)
         self._keepers.pop(key, None)
         self._supervisors.pop(key, None)
-        self._jobs[key] = _ended(record, self._unit.name)
+        self._jobs[key] = ended_status(record, self._unit.name)
 
     # Helpers of the above.
 
@@ -288,7 +317,7 @@ class LocalEngine:
             "key": launch.key,
             "argv": launch.argv,
             "control_pid": pid,
-            "control_started": _started_ticks(pid),
+            "control_started": started_ticks(pid),
         }
         new = self._folder / f"{NEW}{pid}-{threading.get_ident()}-{folder.name}"
         try:
@@ -301,7 +330,7 @@ class LocalEngine:
             shutil.rmtree(new, ignore_errors=True)
             if error.errno in (errno.EEXIST, errno.ENOTEMPTY) and folder.exists():
                 return False
-            raise _disk_error(error, f"job '{launch.key}' was not started") from error
+            raise disk_error(error, f"job '{launch.key}' was not started") from error
         return True
 
     def _environment(self, launch: Launch, folder: Path) -> dict[str, str]:
@@ -318,22 +347,28 @@ class LocalEngine:
             MARK: str(folder),
         }
 
-    def _alive_supervisor(self) -> _Supervisor:
+    def _alive_supervisor(self) -> Link:
         if self._supervisor is None or self._supervisor.is_dead:
-            self._supervisor = _Supervisor(self._heard, self._supervisor_died)
+            self._supervisor = Link(self._heard, self._supervisor_died)
         return self._supervisor
 
     def _status_on_disk(self, key: str) -> JobStatus:
         """What is known of a key that this object did not submit."""
         folder = self._job_folder(key)
-        if (record := _read_json(folder / "end.json")) is not None:
-            return _ended(record, self._unit.name)
-        launch = _read_json(folder / "launch.json")
+        if (record := read_json(folder / "end.json")) is not None:
+            return ended_status(record, self._unit.name)
+        launch = read_json(folder / "launch.json")
         if launch is None:
             return JobStatus(key, Phase.unknown)
-        if _is_alive(launch):
-            return JobStatus(key, Phase.running, self._unit.name)
-        return _ended(_lost(key, "its control process ended"), self._unit.name)
+        if is_alive(launch):
+            started = read_json(folder / "started.json")
+            if started is None:
+                return JobStatus(key, Phase.starting, self._unit.name)
+            at, pid = Instant(int(str(started["at_us"]))), int(str(started["pid"]))
+            return JobStatus(
+                key, Phase.running, self._unit.name, at, None, None, pid, str(started["address"])
+            )
+        return ended_status(lost(key, "its control process ended"), self._unit.name)
 
     def _wait_all(self, keys: Collection[str]) -> None:
         with self._changed:
@@ -349,189 +384,12 @@ class LocalEngine:
             yield from sorted(self._folder.iterdir())
 
 
-class _Supervisor:
-    """Our end of the supervisor process: starts it, sends to it, and hears it in a thread."""
-
-    def __init__(
-        self, heard: Callable[[dict[str, object]], None], died: Callable[[_Supervisor], None]
-    ) -> None:
-        ours, theirs = socket.socketpair()
-        with theirs:
-            command = [sys.executable, "-I", "-S", str(SUPERVISOR), str(theirs.fileno()), str(os.getpid())]
-            self._process = subprocess.Popen(
-                command,
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                cwd="/",
-                env={"PATH": os.defpath},
-                start_new_session=True,
-            )
-        self._socket = ours
-        self._died = died
-        self._heard = heard
-        self.is_dead = False
-        self._lines = ours.makefile("rb")
-        if not self._lines.readline():
-            raise Unavailable("the supervisor of local jobs did not start", ways_on=["run: fourfold doctor"])
-        threading.Thread(target=self._listen, name="local-engine", daemon=True).start()
-
-    def send(self, message: dict[str, object]) -> None:
-        try:
-            self._socket.sendall(json.dumps(message).encode() + b"\n")
-        except OSError as error:
-            self.is_dead = True
-            raise Unavailable("the supervisor of local jobs has died", ways_on=["try again"]) from error
-
-    def close(self, *, grace_s: float) -> None:
-        with contextlib.suppress(Unavailable):
-            self.send({"op": "close", "grace_s": grace_s})
-        try:
-            self._process.wait(grace_s + READY_WITHIN_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()  # the keepers see it and kill their jobs
-            self._process.wait()
-        with contextlib.suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)
-
-    def _listen(self) -> None:
-        with self._lines, self._socket:
-            for line in self._lines:
-                self._heard(json.loads(line))
-        self.is_dead = True
-        self._process.wait()
-        self._died(self)
-
-
-def _end_marked(folders: Collection[str]) -> set[str]:
-    """Kill every process whose environment names one of these job folders; the folders that had any."""
-    ended: set[str] = set()
-    if not folders:
-        return ended
-    for _ in range(100):  # until a walk finds none: a process may fork while we walk
-        found = [(pid, folder) for pid, folder in _marked() if folder in folders and pid != os.getpid()]
-        if not found:
-            break
-        for number in (signal.SIGSTOP, signal.SIGKILL):
-            for pid, _ in found:
-                with contextlib.suppress(ProcessLookupError, PermissionError):
-                    os.kill(pid, number)
-        ended.update(folder for _, folder in found)
-    return ended
-
-
-def _marked() -> Iterator[tuple[int, str]]:
-    prefix = MARK.encode() + b"="
-    for entry in os.listdir("/proc"):
-        if entry.isdigit():
-            for setting in _environment_of(int(entry)).split(b"\0"):
-                if setting.startswith(prefix):
-                    yield int(entry), os.fsdecode(setting[len(prefix) :])
-
-
-def _environment_of(pid: int) -> bytes:
-    """The environment that a process was started with; nothing for one that is not ours to read.
-
-    While a process is in the middle of `exec` the kernel shows an empty one: it is read again then, for
-    at most a second, since a mark that is missed is a process that nobody ends.
-    """
-    for _ in range(1000):
-        try:
-            with open(f"/proc/{pid}/environ", "rb") as file:
-                environment = file.read()
-            if environment or not _is_being_started(pid):
-                return environment
-        except OSError:
-            return b""
-        time.sleep(0.001)
-    return b""
-
-
-def _is_being_started(pid: int) -> bool:
-    """Whether a process whose environment reads as empty has one, or none yet (proc(5), `stat`)."""
-    with open(f"/proc/{pid}/stat") as file:
-        state, *words = file.read().rpartition(")")[2].split()
-    start, end = int(words[46]), int(words[47])
-    return state not in "ZX" and (end == 0 or end > start)
-
-
-def _age_s(folder: Path) -> float:
-    try:
-        return time.time() - folder.stat().st_mtime
-    except OSError:  # somebody else has removed it
-        return 0.0
-
-
-def _is_alive(launch: Mapping[str, object]) -> bool:
-    """Whether the control process of a launch is still that process (numbers are used again)."""
-    return _started_ticks(int(str(launch["control_pid"]))) == launch["control_started"]
-
-
-def _started_ticks(pid: int) -> int:
-    """When a process started, in clock ticks since boot; -1 if there is none, or only its remains."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return -1
-    fields = stat.rpartition(")")[2].split()
-    return -1 if fields[0] in "ZX" else int(fields[19])
-
-
-def _usage_of_tree(keeper: int, started_at: Instant | None) -> Usage:
-    """The use so far of a running job: all below its keeper, and what they and it have waited for."""
-    tick_s = 1 / os.sysconf("SC_CLK_TCK")
-    cpu_s, memory = 0.0, 0
-    pids = [keeper]
-    for pid in pids:
-        with contextlib.suppress(OSError, IndexError):
-            for task in os.listdir(f"/proc/{pid}/task"):
-                pids += [int(w) for w in Path(f"/proc/{pid}/task/{task}/children").read_text().split()]
-            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-            cpu_s += sum(int(field) for field in fields[11:15]) * tick_s
-            memory += int(fields[21]) * os.sysconf("SC_PAGE_SIZE")
-    wall_s = 0.0 if started_at is None else time.time() - started_at / 1e6
-    return Usage(wall_s, cpu_s, memory, memory_peak_is_exact=False)
-
-
-def _ended(record: Mapping[str, object], unit: str) -> JobStatus:
-    exit_ = record["exit"]
-    started, ended = record.get("started_at"), record.get("ended_at")
-    assert isinstance(exit_, dict)
-    return JobStatus(
-        str(record["key"]),
-        Phase.ended,
-        unit,
-        None if started is None else Instant(int(str(started))),
-        None if ended is None else Instant(int(str(ended))),
-        Exit(ExitKind(exit_["kind"]), exit_["reason"], exit_["code"]),
+def _of_all_nodes(launch: Launch) -> Resources:
+    """What a launch asks of this machine, which is the node of all its nodes."""
+    asked, nodes = launch.resources, launch.nodes
+    if nodes == 1:
+        return asked
+    memory = Range(asked.memory_bytes.low * nodes)
+    return replace(
+        asked, cpu=Range(asked.cpu.low * nodes), memory_bytes=memory, gpu=Range(asked.gpu.low * nodes)
     )
-
-
-def _usage(record: Mapping[str, object]) -> Usage:
-    usage = record.get("usage") or {}
-    assert isinstance(usage, dict)
-    return Usage(**usage)
-
-
-def _lost(key: str, reason: str) -> dict[str, object]:
-    exit_ = {"kind": "worker_lost", "reason": reason, "code": None}
-    return {"format": 1, "key": key, "started_at": None, "ended_at": None, "exit": exit_}
-
-
-def _read_json(path: Path) -> dict[str, object] | None:
-    try:
-        record = json.loads(path.read_bytes())
-    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
-        return None
-    return record if isinstance(record, dict) else None
-
-
-def _write_json(path: Path, record: Mapping[str, object]) -> None:
-    new = path.with_suffix(f".{os.getpid()}.{threading.get_ident()}.new")
-    new.write_text(json.dumps(record))
-    new.replace(path)
-
-
-def _disk_error(error: OSError, what: str) -> Exception:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return OutOfSpace(f"{what}: the disk is full", ways_on=["free some space, then try again"])
-    return Refused(f"{what}: {error.strerror}: {error.filename}")

@@ -1,6 +1,6 @@
-"""What every engine must do (`EngineKit`), and an engine in memory that does it on an invented clock.
+"""An engine in memory on an invented clock.
 
-The fake starts nothing: a job's course (how long, what it prints, how it ends) is told beforehand, either
+It starts nothing: a job's course (how long, what it prints, how it ends) is told beforehand, either
 in its command (`course_command`) or by a function given to the fake, and time is whatever its clock says.
 So a loop can be driven through years of jobs in seconds, and through every fault twice the same way.
 """
@@ -9,16 +9,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Mapping
-from contextlib import closing
 from dataclasses import dataclass
 from typing import Literal
 
 from fourfold.core.decide.match import check_abilities, match, refusal
-from fourfold.core.errors import Refused, Unavailable
+from fourfold.core.errors import Unavailable
 from fourfold.core.ports.clock import Clock
 from fourfold.core.ports.engine import (
     Capabilities,
-    Engine,
     Exit,
     ExitKind,
     JobStatus,
@@ -29,7 +27,6 @@ from fourfold.core.ports.engine import (
     Resources,
     Usage,
 )
-from fourfold.core.quantities import Range
 from fourfold.core.times import Instant, after, seconds_between
 
 
@@ -226,167 +223,3 @@ class FakeEngine:
         if self._failing.get(method) == effect:
             del self._failing[method]
             raise Unavailable(f"the engine's answer to '{method}' was lost")
-
-
-class EngineKit:
-    """The promises of the `Engine` port as tests. Inherit, and say how to open the engine.
-
-    ```python
-    class TestMyEngine(EngineKit):
-        def open(self): return MyEngine(...)
-        def command(self, course): return (...)   # a command that takes this course on your engine
-    ```
-    """
-
-    patience_s = 20.0
-
-    def open(self) -> Engine:
-        """A fresh engine; the test closes it."""
-        raise NotImplementedError
-
-    def command(self, course: Course) -> tuple[str, ...]:
-        """A command that takes this course on this engine."""
-        raise NotImplementedError
-
-    def ended(self, engine: Engine, key: str) -> JobStatus:
-        """Wait for a job's end."""
-        status = engine.wait([key], self.patience_s)[key]
-        assert status.phase is Phase.ended, f"{key} has not ended: {status}"
-        return status
-
-    def launch(self, key: str, course: Course | None = None, resources: Resources | None = None) -> Launch:
-        return Launch(key, self.command(course or Course()), resources=resources or Resources())
-
-    def test_a_job_runs_and_its_output_and_use_are_kept(self) -> None:
-        with closing(self.open()) as engine:
-            engine.submit(self.launch("a", Course(output="hello")))
-            status = self.ended(engine, "a")
-            assert status.exit is not None
-            assert (status.exit.kind, status.exit.code) == (ExitKind.ok, 0)
-            assert status.started_at is not None
-            assert status.ended_at is not None
-            assert status.started_at <= status.ended_at
-            chunk = engine.logs("a")
-            assert (chunk.data.strip(), chunk.is_end) == (b"hello", True)
-            assert engine.usage("a").wall_s >= 0
-
-    def test_output_is_read_by_offset(self) -> None:
-        with closing(self.open()) as engine:
-            engine.submit(self.launch("a", Course(output="abcdef")))
-            self.ended(engine, "a")
-            first = engine.logs("a", 0, 4)
-            rest = engine.logs("a", first.next_offset)
-            assert (first.data, first.is_end) == (b"abcd", False)
-            assert (first.data + rest.data).strip() == b"abcdef"
-            assert rest.is_end
-
-    def test_a_key_submitted_twice_starts_once(self) -> None:
-        with closing(self.open()) as engine:
-            engine.submit(self.launch("a", Course(output="once.")))
-            engine.submit(self.launch("a", Course(output="twice.")))
-            self.ended(engine, "a")
-            engine.submit(self.launch("a", Course(output="thrice.")))
-            assert self.ended(engine, "a").exit == Exit(ExitKind.ok, "", 0)
-            assert engine.logs("a").data.strip() == b"once."
-
-    def test_a_failure_tells_its_code(self) -> None:
-        with closing(self.open()) as engine:
-            engine.submit(self.launch("a", Course(exit_code=3)))
-            exit_ = self.ended(engine, "a").exit
-            assert exit_ is not None
-            assert (exit_.kind, exit_.code) == (ExitKind.failed, 3)
-            assert exit_.reason
-
-    def test_a_job_over_its_time_is_ended_and_says_so(self) -> None:
-        with closing(self.open()) as engine:
-            engine.submit(self.launch("a", Course(600), Resources(time_limit_s=0.1)))
-            exit_ = self.ended(engine, "a").exit
-            assert exit_ is not None
-            assert exit_.kind is ExitKind.over_time
-
-    def test_a_job_over_its_memory_is_ended_and_says_so(self) -> None:
-        with closing(self.open()) as engine:
-            if engine.capabilities().memory_limit == "none":
-                return
-            asked = Resources(memory_bytes=Range(0, 64 << 20))
-            engine.submit(self.launch("a", Course(600, memory_bytes=256 << 20), asked))
-            exit_ = self.ended(engine, "a").exit
-            assert exit_ is not None
-            assert exit_.kind is ExitKind.out_of_memory
-
-    def test_a_stopped_job_ends_also_when_it_ignores_the_polite_word(self) -> None:
-        with closing(self.open()) as engine:
-            engine.submit(self.launch("a", Course(600, ignores_stop=True)))
-            assert engine.status(["a"])["a"].phase in (Phase.starting, Phase.running)
-            engine.stop("a", 0.1)
-            engine.stop("a", 0.1)
-            exit_ = self.ended(engine, "a").exit
-            assert exit_ is not None
-            assert exit_.kind is ExitKind.cancelled
-            engine.stop("a")  # again, after its end
-            engine.stop("never submitted")
-
-    def test_many_jobs_are_told_in_one_call_also_unknown_ones(self) -> None:
-        with closing(self.open()) as engine:
-            keys = [f"job/{index}" for index in range(5)]
-            for key in keys:
-                engine.submit(self.launch(key))
-            for key in keys:
-                self.ended(engine, key)
-            found = engine.status([*keys, "nobody"])
-            assert {found[key].phase for key in keys} == {Phase.ended}
-            assert found["nobody"].phase is Phase.unknown
-            assert engine.status([]) == {}
-
-    def test_what_no_unit_can_give_is_refused_at_once(self) -> None:
-        with closing(self.open()) as engine:
-            asked = Resources(cpu=Range(100_000))
-            assert engine.offers(asked) == ()
-            refused = ""
-            try:
-                engine.submit(self.launch("a", None, asked))
-            except Refused as error:
-                refused = str(error)
-            assert "100000" in refused
-            assert "nearest unit" in refused
-            assert engine.status(["a"])["a"].phase is Phase.unknown
-            engine.submit(self.launch("a"))  # the key was not used up
-            self.ended(engine, "a")
-
-    def test_what_the_engine_cannot_do_is_refused_and_the_key_is_not_used_up(self) -> None:
-        with closing(self.open()) as engine:
-            able = engine.capabilities()
-            asked = {
-                "service": (able.services, Launch("a", self.command(Course()), kind="service")),
-                "port": (able.listens, Launch("a", self.command(Course()), listens=True)),
-                "nodes": (able.nodes, Launch("a", self.command(Course()), nodes=2)),
-                "image": (able.images, Launch("a", self.command(Course()), image="example/none:1")),
-                "command": (False, Launch("a", ())),
-            }
-            for word, (is_able, launch) in asked.items():
-                if not is_able:
-                    refused = ""
-                    try:
-                        engine.submit(launch)
-                    except Refused as error:
-                        refused = str(error)
-                    assert word in refused
-            assert engine.status(["a"])["a"].phase is Phase.unknown
-
-    def test_offers_meet_the_request_and_come_cheapest_first(self) -> None:
-        with closing(self.open()) as engine:
-            offers = engine.offers(Resources())
-            assert offers
-            prices = [offer.price_usd_per_hour for offer in offers]
-            assert prices == sorted(prices)
-            assert all(offer.cpu >= 1 for offer in offers)
-
-    def test_reaping_ends_what_is_not_kept(self) -> None:
-        with closing(self.open()) as engine:
-            engine.submit(self.launch("kept", Course(600)))
-            engine.submit(self.launch("stray", Course(600)))
-            assert engine.reap(["kept"]) == ("stray",)
-            assert self.ended(engine, "stray").phase is Phase.ended
-            assert engine.status(["kept"])["kept"].phase in (Phase.starting, Phase.running)
-            assert engine.reap(["kept"]) == ()
-            engine.stop("kept", 0)

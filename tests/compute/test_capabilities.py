@@ -1,0 +1,26 @@
+"""The table of engines in the docs is what the engines declare."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from tests.compute.test_local_engine import UNIT
+
+from fourfold.adapters.local_engine import LocalEngine
+from fourfold.testing.clock import MovableClock
+from fourfold.testing.engine import FakeEngine, capability_table
+
+PAGE = Path(__file__).parents[2] / "docs" / "internals" / "compute.md"
+
+
+def test_the_docs_show_what_the_engines_declare(tmp_path: Path) -> None:
+    local = LocalEngine(tmp_path, unit=UNIT, may_group=False).capabilities()
+    table = capability_table(
+        {
+            "`local://` with control groups": replace(local, memory_limit="enforced"),
+            "`local://` without": local,
+            "`FakeEngine`": FakeEngine(MovableClock()).capabilities(),
+        }
+    )
+    assert table in PAGE.read_text(), f"put this into {PAGE.name}:\n{table}"
