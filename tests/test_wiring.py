@@ -33,10 +33,29 @@ def test_settings_that_are_not_toml_name_the_file(tmp_path: Path) -> None:
         wiring.read_settings(tmp_path / ".fourfold", {})
 
 
-def test_a_project_takes_one_pool(tmp_path: Path) -> None:
-    (tmp_path / "fourfold.toml").write_text("[pools.a]\n[pools.b]\n")
-    with pytest.raises(Refused, match="one pool"):
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("[pools.a]\ndefault = true\n[pools.b]\ndefault = true\n", "only one pool can be the default.*a, b"),
+        ('[pools."a/b"]\n', "cannot be the name of a pool"),
+        ("[pools.a]\nmost_units = -1\n", "pools.a.most_units' is negative"),
+        ("[pools.a]\ndefault = 3\n", "takes true or false"),
+        ('[pools.lab]\n[flows]\npool = "lap"\n', "(?s)'flows.pool' names pool 'lap'.*did you mean 'lab'"),
+        ('[pools.lab]\n[flows.pools]\n"*/fit" = "gpu"\n', r"'flows.pools.\*/fit' names pool 'gpu'"),
+    ],
+)
+def test_pools_that_make_no_sense_are_refused_in_words(tmp_path: Path, text: str, told: str) -> None:
+    (tmp_path / "fourfold.toml").write_text(text)
+    with pytest.raises(Refused, match=told):
         wiring.read_settings(tmp_path / ".fourfold", {})
+
+
+def test_the_first_pool_is_the_default_unless_one_says_so(tmp_path: Path) -> None:
+    (tmp_path / "fourfold.toml").write_text("[pools.a]\n[pools.b]\n")
+    assert wiring.read_settings(tmp_path / ".fourfold", {}).default_pool == "a"
+    by_environment = {"FOURFOLD_POOLS_B_DEFAULT": "true", "FOURFOLD_FLOWS_POOL": "b"}
+    settings = wiring.read_settings(tmp_path / ".fourfold", by_environment)
+    assert (settings.default_pool, settings.flows.pool) == ("b", "b")
 
 
 def test_a_project_is_opened_once_and_only_for_its_owner(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,6 +19,7 @@ FILLED = {
     "run ls": "RUN",
     "job ls": "JOB",
     "unit ls": "UNIT",
+    "pool ls": "POOL",
     "env ls": "IDENTITY",
     "cron ls": "FLOW",
     "cron next @daily": "UTC",

@@ -27,6 +27,7 @@ from fourfold.core.ports.clock import Clock
 from fourfold.foundation.compute.environments import Environments
 from fourfold.foundation.compute.service import Compute
 from fourfold.resources.flows.service import FlowService
+from fourfold.resources.pools.pool import PoolPlan
 
 UNIT = Unit("local", cores=2, memory_bytes=4 << 30)
 
@@ -58,13 +59,23 @@ class Project:
         path = self.folder / name
         return len(path.read_text().splitlines()) if path.exists() else 0
 
+    def pools(self) -> tuple[PoolPlan, ...]:
+        """One pool, this machine."""
+        return (
+            PoolPlan(
+                "local",
+                lambda: LocalEngine(self.folder / ".fourfold" / "jobs", unit=UNIT, cwd=self.folder),
+                is_default=True,
+            ),
+        )
+
     def another(self, clock: Clock | None = None) -> FlowService:
         """Another process's view of the same project (in this process)."""
         return FlowService(
             self.catalog,
             self.blobs,
             home=self.folder / ".fourfold",
-            engine=lambda: LocalEngine(self.folder / ".fourfold" / "jobs", unit=UNIT, cwd=self.folder),
+            pools=self.pools,
             clock=clock or SystemClock(),
             new_id=new_id,
             environment=lambda: "env",

@@ -210,7 +210,7 @@ def _first_seed_that_sees(make: Callable[[int], Simulation]) -> str:
         (lambda seed: Simulation(seed, store=DropsACommit()), ""),
         (lambda seed: Simulation(seed, store=WritesHalf()), ""),
         (lambda seed: Simulation(seed, store=TakesFromAnybody()), ""),
-        (lambda seed: Simulation(seed, store=KnowsNoKeys()), "was answered with"),
+        (lambda seed: Simulation(seed, store=KnowsNoKeys()), "wish"),
         (lambda seed: Simulation(seed, make_machine=StartsTwice), "still runs"),
         (lambda seed: Simulation(seed, make_machine=LeavesWorkers), "still runs"),
         (lambda seed: Simulation(seed, make_loop=ActsAtOnce), ""),
@@ -231,7 +231,7 @@ def test_a_loop_that_takes_any_word_is_caught() -> None:
         simulation.world._rates["word comes twice"] = 0.3
         return simulation
 
-    assert "that is not its own" in _first_seed_that_sees(with_many_echoes)
+    assert "begins on" in _first_seed_that_sees(with_many_echoes)
 
 
 def test_a_worker_is_heard_only_about_the_call_that_it_was_given() -> None:

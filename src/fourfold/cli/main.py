@@ -23,6 +23,7 @@ NOUNS: dict[str, str] = {
     "cron": "Schedules of deployed flows, and when a cron line fires.",
     "job": "What ran, what it used, what it cost.",
     "unit": "What jobs run on, and how fast it is.",
+    "pool": "Where steps run, what that costs, how much is busy.",
     "table": "Versioned tables.",
     "dataset": "Named, versioned bundles of tables and files.",
     "files": "Versioned folders of files.",

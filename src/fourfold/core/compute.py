@@ -155,6 +155,8 @@ class JobReport:
     flow_run: str = ""
     environment: str = ""
     user: str = ""
+    whole: Held | None = None
+    """What the unit had in all, where it is not this machine."""
 
 
 class Bound(StrEnum):

@@ -129,6 +129,8 @@ class Policy:
     backoff: Backoff = Backoff()
     timeout_s: float | None = None
     cache: bool = False
+    pool: str = ""
+    """Where it wants to run; the settings may say otherwise. "" is the default pool."""
 
 
 @dataclass(frozen=True, slots=True)

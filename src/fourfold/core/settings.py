@@ -7,8 +7,9 @@ Everything has a default that is safe on a laptop, so an empty project needs nei
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
 
 from fourfold.core.errors import Refused, did_you_mean
@@ -25,6 +26,8 @@ ADDRESSES: Mapping[str, tuple[str, ...]] = {
 """Which schemes each part's address may have in this release."""
 
 ENVIRONMENT_PREFIX = "FOURFOLD_"
+_POOL = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,62}")
+_BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 NOT_SETTINGS = frozenset({"HOME", "URL", "TOKEN", "PROJECT", "DEBUG", "OPENLINEAGE_TOKEN"})
 """Environment variables with our prefix that say where a project is rather than what it is made of."""
 
@@ -37,7 +40,11 @@ class PoolSettings:
     price_usd_per_hour: float = 0.0
     """What one whole unit of the pool costs an hour; a job pays for the share that it holds."""
     workers: int = 0
-    """Worker processes kept at most; 0 is one for each core of the unit."""
+    """Idle worker processes kept warm at most; 0 is two more than the pool has cores, and 16 at most."""
+    most_units: int = 0
+    """So many of the engine's units are used at most, the cheapest first; 0 is all of them."""
+    default: bool = False
+    """Whether steps run here of which nobody says anything; without one, that is the first pool."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +71,14 @@ class EnvironmentSettings:
 
 @dataclass(frozen=True, slots=True)
 class FlowSettings:
-    """Bounds of the loop."""
+    """Bounds of the loop, and where steps run."""
 
     bodies: int = 8
     """Flow bodies that run at once; more wait in a queue."""
+    pool: str = ""
+    """The pool where all steps run, whatever they say themselves; empty: where each says."""
+    pools: Mapping[str, str] = field(default_factory=dict)
+    """Patterns of `flow/step` and the pools where these run; the first that fits counts, before `pool`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,18 +171,40 @@ storage, tables
                 raise Refused(f"setting 'pools.{name}.price_usd_per_hour' is negative")
         if not parsed.pools:
             raise Refused("setting 'pools' names no pool", ways_on=['add [pools.local] engine = "local://"'])
-        if len(parsed.pools) > 1:
-            raise Refused(
-                "this release places all work in one pool, and the settings name "
-                + ", ".join(f"'{name}'" for name in parsed.pools),
-                ways_on=["keep one [pools.NAME] section"],
-            )
+        parsed.check_pools()
         for each in fields(BufferSettings):
             if getattr(parsed.buffer, each.name) <= 0:
                 raise Refused(f"setting 'buffer.{each.name}' is not above 0")
         if not 0 <= parsed.server.port <= 65535:
             raise Refused(f"setting 'server.port' {parsed.server.port} is not a port (0 to 65535)")
         return parsed
+
+    @property
+    def default_pool(self) -> str:
+        """Where steps run of which nobody says anything."""
+        return next((name for name, pool in self.pools.items() if pool.default), next(iter(self.pools)))
+
+    def check_pools(self) -> None:
+        """Refuse names that cannot stand for pools, and places that are none."""
+        for name, pool in self.pools.items():
+            if not _POOL.fullmatch(name):
+                raise Refused(
+                    f"'{name}' cannot be the name of a pool",
+                    ways_on=["take letters, digits, - and _, beginning with a letter: [pools.lab]"],
+                )
+            for key in ("workers", "most_units"):
+                if getattr(pool, key) < 0:
+                    raise Refused(f"setting 'pools.{name}.{key}' is negative")
+        if len(defaults := [name for name, pool in self.pools.items() if pool.default]) > 1:
+            raise Refused(f"only one pool can be the default, and these are: {', '.join(defaults)}")
+        named = {"flows.pool": self.flows.pool} if self.flows.pool else {}
+        named |= {f"flows.pools.{pattern}": pool for pattern, pool in self.flows.pools.items()}
+        for setting, pool_name in named.items():
+            if pool_name not in self.pools:
+                raise Refused(
+                    f"setting '{setting}' names pool '{pool_name}', which is not there",
+                    ways_on=did_you_mean(pool_name, self.pools, what="pools"),
+                )
 
 
 def check_address(part: str, address: str, *, setting: str = "") -> None:
@@ -232,6 +265,12 @@ def _section(kind: type, given: object, name: str) -> Any:
             raise Refused(
                 f"setting '{name}.{key}' is not known", ways_on=did_you_mean(key, known, what="settings")
             )
+        if known[key].default is MISSING:  # a table of texts
+            given_texts = _table(value, f"{name}.{key}")
+            values[key] = {
+                each: _scalar(str, text, f"{name}.{key}.{each}") for each, text in given_texts.items()
+            }
+            continue
         values[key] = _scalar(type(known[key].default), value, f"{name}.{key}")
     return kind(**values)
 
@@ -241,11 +280,15 @@ def _scalar(kind: type, value: object, key: str) -> Any:
     try:
         if kind is str and isinstance(value, str):
             return value
+        if kind is bool and isinstance(value, bool):
+            return value
+        if kind is bool and isinstance(value, str) and value.lower() in _BOOLEANS:
+            return _BOOLEANS[value.lower()]
         if kind is int and isinstance(value, int | str) and not isinstance(value, bool):
             return int(value)
         if kind is float and isinstance(value, int | float | str) and not isinstance(value, bool):
             return float(value)
     except ValueError:
         pass
-    wanted = {str: "text", int: "a whole number", float: "a number"}[kind]
+    wanted = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}[kind]
     raise Refused(f"setting '{key}' is {value!r}; it takes {wanted}")

@@ -6,14 +6,24 @@ dies may be lost, and a word may come twice, or long after its sender is gone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
+from fourfold.core.decide.pools import PoolRules
 from fourfold.core.flows import BODY, CallKey, CallState, Stored
 from fourfold.core.jobs import Exit, ExitKind, UnitCapacity
-from fourfold.core.ports.control import Arrival, Gone, Joined, Message, WorkerSpec
+from fourfold.core.ports.control import (
+    Arrival,
+    Gone,
+    Joined,
+    Message,
+    PoolChanged,
+    PoolView,
+    PutOff,
+    WorkerSpec,
+)
 from fourfold.core.times import Instant
 from fourfold.core.wire import plain
 from fourfold.resources.flows import values
@@ -27,7 +37,10 @@ Post = Callable[[int, Arrival], None]
 Pause = float | Callable[[], bool]
 """What a body waits for: some seconds, or something to come true."""
 
-UNITS = (UnitCapacity("large", 4, 8 * programs.GIB), UnitCapacity("small", 1, programs.GIB))
+UNITS = (UnitCapacity("local/large", 4, 8 * programs.GIB), UnitCapacity("local/small", 1, programs.GIB))
+LAB_UNITS = (UnitCapacity("lab/node", 2, 2 * programs.GIB),)
+"""Of a second pool, whose engine is down now and then."""
+POOLS = PoolRules("local", patterns=(("*/c*", "lab"),))
 
 
 @dataclass(eq=False, slots=True)
@@ -52,7 +65,7 @@ class Process:
 class Machine:
     """Starts processes, carries words, and lets things go wrong."""
 
-    units = UNITS
+    units = (*UNITS, *LAB_UNITS)
 
     def __init__(self, world: World, ledger: Ledger, post: Post) -> None:
         self.world = world
@@ -62,14 +75,28 @@ class Machine:
         self.clients: dict[str, Callable[[Header], None]] = {}
         self._lanes: dict[str, Instant] = {}
         self._started: set[str] = set()
+        self.views = {"local": PoolView("local", UNITS), "lab": PoolView("lab", LAB_UNITS)}
 
     # The engine
+
+    def fail_lab(self, tell: Callable[[Arrival], None]) -> None:
+        """The engine of the second pool cannot be reached for a while."""
+
+        def see(fault: str) -> None:
+            self.views["lab"] = PoolView("lab", LAB_UNITS, fault)
+            tell(PoolChanged("lab"))
+
+        see("it does not answer")
+        self.world.later(self.world.chance.uniform(1, 60), lambda: see(""))
 
     def submit(self, name: str, spec: WorkerSpec, owner: int) -> None:
         """Start a worker; a name that was submitted before is not started again."""
         if name in self._started:
             return
         self._started.add(name)
+        if self.views[spec.pool].fault:
+            self.world.later(0.1, lambda: self._post(owner, PutOff(name, "its pool does not answer")))
+            return
         if self.world.fault("launch fails"):
             gone = Gone(name, Exit(ExitKind.worker_lost, "it could not be started"))
             self.world.later(0.2, lambda: self._post(owner, gone))
@@ -368,8 +395,8 @@ class Hands:
         self._owner = owner
         self._is_current = is_current
 
-    def units(self) -> Sequence[UnitCapacity]:
-        return self._machine.units
+    def pools(self) -> Mapping[str, PoolView]:
+        return self._machine.views
 
     def launch(self, worker: str, spec: WorkerSpec) -> None:
         self._check(f"launches {worker}")
@@ -440,4 +467,4 @@ def _answer(outcome: tuple[bool, Stored | None]) -> str:
     return outcome[1].inline.decode()
 
 
-__all__ = ["BODY", "UNITS", "Hands", "Machine", "Process", "flow_of"]
+__all__ = ["BODY", "POOLS", "UNITS", "Hands", "Machine", "Process", "flow_of"]

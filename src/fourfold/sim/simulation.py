@@ -18,9 +18,10 @@ from fourfold.core.ports.control import Arrival, Gone, Message
 from fourfold.core.ports.flow_store import CacheEntry, Changes, Fenced, FlowStore, OpenRun
 from fourfold.core.times import Instant, seconds_between
 from fourfold.core.wire import plain
-from fourfold.resources.flows.loop import Loop, Settings
+from fourfold.resources.flows.crew import Settings
+from fourfold.resources.flows.loop import Loop
 from fourfold.sim.ledger import Ledger
-from fourfold.sim.machine import Hands, Machine
+from fourfold.sim.machine import POOLS, Hands, Machine
 from fourfold.sim.world import Crash, Violation, World
 from fourfold.testing.clock import START
 from fourfold.testing.flow_store import MemoryFlowStore
@@ -312,7 +313,7 @@ class Simulation:
             control=Hands(self.machine, owner, lambda asked: asked == self.owner),
             clock=self.world.clock,
             new_id=self._new_id,
-            settings=Settings(most_bodies=MOST_BODIES, most_idle=2, idle_s=30.0),
+            settings=Settings(most_bodies=MOST_BODIES, most_idle=2, idle_s=30.0, pools=POOLS),
         )
         loop.scheduler.is_firing = True
         self.loop = loop
@@ -413,6 +414,8 @@ class Simulation:
             return
         if world.fault("all workers die"):
             self.machine.all_die()
+        if world.fault("pool does not answer"):
+            self.machine.fail_lab(lambda arrival: self._post(self.owner, arrival))
         self._living(self.loop.turn)
 
     def _is_over(self) -> bool:

@@ -27,6 +27,7 @@ FAULTS = {
     "word comes late": 0.02,
     "all workers die": 0.002,
     "clock jumps": 0.004,
+    "pool does not answer": 0.004,
 }
 """How likely each fault is where it can happen; a seed takes each of them at 0, 1 or 3 times this."""
 

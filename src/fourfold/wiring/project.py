@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
 
 from fourfold.core.errors import NotFound, Refused
 from fourfold.core.services import PROTOCOLS
-from fourfold.core.settings import PoolSettings, Settings
+from fourfold.core.settings import Settings
 from fourfold.wiring.places import find_home, make_folder, read_settings
 from fourfold.wiring.stores import Stores
 
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from fourfold.mlplatform.models.service import Models
     from fourfold.resources.flows.openlineage.service import LineageEvents
     from fourfold.resources.flows.service import FlowService
+    from fourfold.wiring.engines import Engines
     from fourfold.workbench.service import Workbench
 
 T = TypeVar("T")
@@ -175,29 +177,28 @@ class Project:
 
     @part
     def unit(self) -> Unit:
-        """The unit of the project's pool: this machine."""
+        """This machine."""
         from fourfold.foundation.compute.units import find_unit
 
-        return find_unit(self.pool[0])
+        return find_unit("local")
 
-    def engine(self, use: str) -> Engine:
-        """An engine for one use. Each has a folder of its own, because its owner ends what is left there."""
-        from fourfold.adapters.local_engine import LocalEngine
+    @part
+    def engines(self) -> Engines:
+        from fourfold.wiring.engines import Engines
 
-        return LocalEngine(
-            self.home / "jobs" / use,
-            unit=self.unit,
-            price_usd_per_hour=self.pool[1].price_usd_per_hour,
-            cwd=self.home.parent,
-        )
+        return Engines(self.settings, self.home, lambda name: replace(self.unit, name=name))
 
     @part
     def hosting_engine(self) -> Engine:
-        return self.engine("hosting")
+        return self._engine_here("hosting")
 
     @part
     def workbench_engine(self) -> Engine:
-        return self.engine("workbench")
+        return self._engine_here("workbench")
+
+    def _engine_here(self, use: str) -> Engine:
+        """An engine of this machine, for what is bound to it."""
+        return self.engines.open(self.engines.body_pool, use)
 
     @part
     def environments(self) -> Environments:
@@ -267,35 +268,46 @@ class Project:
     def compute(self) -> Compute:
         from fourfold.foundation.compute.service import Compute
 
-        name, pool = self.pool
+        here, pools = self.engines.local_pools, self.settings.pools
         return Compute(
             self.database,
             self.clock,
             home=self.home,
             environments=self.environments,
-            prices_usd_per_hour={name: pool.price_usd_per_hour},
+            prices_usd_per_hour={name: pools[name].price_usd_per_hour for name in here},
+            elsewhere_usd_per_hour={
+                name: pool.price_usd_per_hour for name, pool in pools.items() if name not in here
+            },
         )
 
     @part
     def flows(self) -> FlowService:
         from fourfold.catalog.ids import new_id
-        from fourfold.resources.flows.loop import Settings as LoopSettings
+        from fourfold.core.decide.pools import PoolRules
+        from fourfold.resources.flows.crew import Settings as LoopSettings
         from fourfold.resources.flows.service import FlowService
 
         return FlowService(
             self.database,
             self.blobs,
             home=self.home,
-            engine=self._loop_engine,
+            pools=lambda: self.engines.plans("flows"),
             clock=self.clock,
             new_id=new_id,
             environment=lambda: self.compute.present_environment().identity,
             accounts=self.compute,
             resolve=self.current_version,
             lineage_events=self.lineage_events,
+            owning=lambda: self.host_door.open(),
             settings=LoopSettings(
                 most_bodies=self.settings.flows.bodies,
-                most_idle=self.pool[1].workers or 2 + int(self.unit.cores),
+                most_idle_in=self.engines.most_warm(),
+                pools=PoolRules(
+                    self.settings.default_pool,
+                    self.settings.flows.pool,
+                    tuple(self.settings.flows.pools.items()),
+                ),
+                body_pool=self.engines.body_pool,
             ),
         )
 
@@ -374,11 +386,6 @@ class Project:
 
         return HostDoor(self.home, lambda port: self.hosting.host_gateway(port=port).url)
 
-    def _loop_engine(self) -> Engine:
-        """What this process needs once it owns the project's loop."""
-        self.host_door.open()
-        return self.engine("flows")
-
     @part
     def workbench(self) -> Workbench:
         from fourfold.adapters.papermill_notebooks import PapermillNotebooks
@@ -430,11 +437,6 @@ class Project:
                     return None
         except NotFound:
             return None
-
-    @property
-    def pool(self) -> tuple[str, PoolSettings]:
-        """The project's pool and its name."""
-        return next(iter(self.settings.pools.items()))
 
     def _folder(self, address: str, default: Path) -> Path:
         """The folder of a local address; a relative one is relative to the project."""

@@ -1,8 +1,8 @@
-"""What the loop asks of the outside while it runs: start and stop workers, and send words to peers."""
+"""What the loop asks of the outside while it runs: pools, to start and stop workers, and to send words."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -19,6 +19,20 @@ class WorkerSpec:
     code: Code
     resources: Resources
     cwd: str = ""
+    pool: str = "local"
+
+
+@dataclass(frozen=True, slots=True)
+class PoolView:
+    """A pool as the loop sees it now."""
+
+    name: str
+    units: tuple[UnitCapacity, ...] = ()
+    """As last heard of; their names are those that leases and records carry."""
+    fault: str = ""
+    """Why nothing can be started there now; "" while it can."""
+    keeps_what_idles: bool = False
+    """Whether a worker holds what it asked for also while it is idle, as a cluster's scheduler has it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,18 +59,34 @@ class Gone:
     exit: Exit | None = None
 
 
-Arrival = Message | Joined | Gone
+@dataclass(frozen=True, slots=True)
+class PutOff:
+    """A worker could not be asked for, because its pool does not answer: nothing was lost by it."""
+
+    worker: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class PoolChanged:
+    """A pool has other units than before, has failed, or is back."""
+
+    pool: str
+
+
+Arrival = Message | Joined | Gone | PutOff | PoolChanged
 
 
 class Control(Protocol):
     """The loop's hands. Every method returns at once, and doing it twice is doing it once.
 
     What comes of it arrives at the loop: `Joined` when a worker connects, `Gone` when it ends (also when
-    it could not be started), in the order in which it happened for each peer.
+    it could not be started), `PutOff` when its pool did not take it, in the order in which it happened for
+    each peer.
     """
 
-    def units(self) -> Sequence[UnitCapacity]:
-        """What can be given to steps."""
+    def pools(self) -> Mapping[str, PoolView]:
+        """Where steps may run, by name."""
         ...
 
     def launch(self, worker: str, spec: WorkerSpec) -> None: ...

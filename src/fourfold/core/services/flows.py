@@ -5,9 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from fourfold.core.flows import DeployedFlow, FlowRun, Graph, LogPiece, Reason, RunEvent, ScheduleInfo
-from fourfold.core.jobs import Resources
+from fourfold.core.flows import (
+    DeployedFlow,
+    FlowRun,
+    Graph,
+    LogPiece,
+    Policy,
+    Reason,
+    RunEvent,
+    ScheduleInfo,
+)
 from fourfold.core.openlineage import EventPage, Outbox
+from fourfold.core.pools import PoolInfo
 from fourfold.core.routes import Role, route
 from fourfold.core.times import Instant
 
@@ -24,7 +33,7 @@ class Flows(Protocol):
         module: str,
         attribute: str,
         params: Mapping[str, Any] | None = None,
-        steps: Mapping[str, Resources] | None = None,
+        steps: Mapping[str, Policy] | None = None,
         key: str = "",
         priority: int = 0,
         user: str = "",
@@ -58,6 +67,11 @@ class Flows(Protocol):
     @route("GET /flow-runs/{run_id}/events", needs=Role.viewer)
     def events(self, run_id: str, *, after: int = 0, limit: int = 1000) -> tuple[RunEvent, ...]:
         """What happened to a run, in order."""
+        ...
+
+    @route("GET /pools", needs=Role.viewer)
+    def pools(self) -> tuple[PoolInfo, ...]:
+        """Where steps run: each pool with its engine, units and price, and how much is busy and waits."""
         ...
 
     @route("GET /lineage/events", needs=Role.viewer)

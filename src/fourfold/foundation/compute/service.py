@@ -12,6 +12,7 @@ from fourfold.core.compute import (
     Account,
     EnvironmentRecord,
     Figure,
+    Gpu,
     Job,
     JobReport,
     JobTotals,
@@ -20,6 +21,7 @@ from fourfold.core.compute import (
     UnitInfo,
 )
 from fourfold.core.decide.account import account
+from fourfold.core.decide.pools import pool_of
 from fourfold.core.environment import Environment, identify
 from fourfold.core.errors import NotFound, Refused, did_you_mean
 from fourfold.core.ports.clock import Clock
@@ -53,14 +55,17 @@ class Compute:
         home: Path,
         environments: Environments,
         prices_usd_per_hour: Mapping[str, float] | None = None,
+        elsewhere_usd_per_hour: Mapping[str, float] | None = None,
         find: Callable[[str], Unit] = find_unit,
     ) -> None:
-        """`prices_usd_per_hour` names the units and what a whole one costs now; `local` is always there."""
+        """`prices_usd_per_hour` names this machine's units and what a whole one costs now; `local` is always
+        there. `elsewhere_usd_per_hour` names pools whose units are other machines."""
         self._tables = ComputeTables(catalog)
         self._clock = clock
         self._home = home
         self._environments = environments
         self._prices = {"local": 0.0, **(prices_usd_per_hour or {})}
+        self._elsewhere = elsewhere_usd_per_hour or {}
         self._find = find
         self._found: dict[str, Unit] = {}
         self._present = PresentEnvironment(environments, self.remember_environment)
@@ -173,6 +178,11 @@ class Compute:
     # How.
 
     def _account(self, report: JobReport) -> Account:
+        if (price := self._elsewhere.get(pool_of(report.unit))) is not None:
+            whole = report.whole or report.held  # of a unit that is gone, what was held of it is known
+            gpus = (Gpu("", 0),) * round(whole.gpu)
+            unit = Unit(report.unit, whole.cpu, whole.memory_bytes, gpus=gpus)
+            return account(report.usage, held=report.held, unit=unit, price_usd_per_hour=price)
         # A job may report a unit of a pool that the settings no longer name: it is still recorded.
         name = report.unit if report.unit in self._prices else "local"
         unit = self.unit(name)

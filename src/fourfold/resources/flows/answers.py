@@ -20,7 +20,7 @@ def answer(loop: Loop, peer: str, header: Mapping[str, Any], now: Instant) -> di
     match header["type"]:
         case "submit":
             run = messages.new_run(header["run"], loop.new_run_id(), now)
-            return {"run": messages.plain(loop.submit(run, messages.resources(header.get("steps") or {})))}
+            return {"run": messages.plain(loop.submit(run, messages.policies(header.get("steps") or {})))}
         case "watch":
             return {"is_open": loop.watch(header["run"], peer, with_events=bool(header.get("with_events")))}
         case "cancel":
@@ -47,5 +47,7 @@ def answer(loop: Loop, peer: str, header: Mapping[str, Any], now: Instant) -> di
             return {"deployed": messages.plain(loop.deploy(asked))}
         case "why":
             return {"holds": loop.placing.holds(header["run"]), "is_firing": loop.scheduler.is_firing}
+        case "pools":
+            return {"pools": messages.plain(loop.crew.loads())}
         case other:
             raise Refused(f"the owner does not know what {other!r} means; is it of another version?")

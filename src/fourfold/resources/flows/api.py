@@ -87,6 +87,7 @@ def step(
     backoff: float | str = "1s..5m",
     timeout: float | str | dt.timedelta | None = None,
     cache: bool = False,
+    pool: str = "",
 ) -> Callable[[Callable[..., Any]], Step]: ...
 def step(
     function: Callable[..., Any] | None = None,
@@ -100,12 +101,14 @@ def step(
     backoff: float | str = "1s..5m",
     timeout: float | str | dt.timedelta | None = None,
     cache: bool = False,
+    pool: str = "",
 ) -> Step | Callable[[Callable[..., Any]], Step]:
     """Make a function a step of flows: run in a worker process, durably, with what it asks for.
 
     `backoff` is the wait before the second try, and after two dots the longest wait. With `cache`, an
     equal call (same code of the project's modules that it imports, environment and arguments) is answered
     from the record, as long as the tables and models that it read or wrote have not moved since.
+    `pool` names the pool it runs in, unless the settings move it elsewhere.
 
     >>> @step(cpu=2, memory="1GiB", retries=2, timeout="10m")
     ... def double(x): return 2 * x
@@ -124,6 +127,7 @@ def step(
         backoff=_backoff(backoff),
         timeout_s=None if timeout is None else duration_s(timeout),
         cache=cache,
+        pool=pool,
     )
 
     def make(function: Callable[..., Any]) -> Step:

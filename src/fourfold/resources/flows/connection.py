@@ -16,6 +16,8 @@ from fourfold.core.errors import Denied, Unavailable
 from fourfold.core.frames import Header
 
 PROTOCOL = 1
+PROTOCOLS = (1,)
+"""Those that the owner speaks: its own and the one before, so that workers of the last release go on."""
 _MOST_PATH_BYTES = 100  # the system takes 108, with the closing zero
 
 

@@ -12,12 +12,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from fourfold.core.context import Ref
 from fourfold.core.decide import flow as rules
-from fourfold.core.decide.place import Lease, never_fits
+from fourfold.core.decide.place import Lease
 from fourfold.core.errors import FourfoldError, NotFound, Refused
 from fourfold.core.flows import (
     BODY,
@@ -26,41 +25,39 @@ from fourfold.core.flows import (
     CallState,
     Code,
     DeployedFlow,
-    Failure,
     FlowRun,
+    Policy,
     RunEvent,
     RunId,
     StepCall,
 )
-from fourfold.core.jobs import Exit, ExitKind, Resources
+from fourfold.core.jobs import ExitKind
 from fourfold.core.ports.clock import Clock
-from fourfold.core.ports.control import Arrival, Control, Gone, Joined, Message, WorkerSpec
+from fourfold.core.ports.control import (
+    Arrival,
+    Control,
+    Gone,
+    Joined,
+    Message,
+    PoolChanged,
+    PutOff,
+)
 from fourfold.core.ports.flow_store import CacheEntry, FlowStore
-from fourfold.core.times import Instant, after, duration_text
+from fourfold.core.times import Instant
 from fourfold.core.values import replace
 from fourfold.resources.flows import answers, messages
+from fourfold.resources.flows.crew import Crew, Settings
 from fourfold.resources.flows.open_flow import OpenFlow
 from fourfold.resources.flows.outbox import Outbox
-from fourfold.resources.flows.placing import Placing, Turn
 from fourfold.resources.flows.scheduler import Scheduler
 from fourfold.resources.flows.timers import Timers
-from fourfold.resources.pools.workers import Task, Worker, Workers
+from fourfold.resources.pools.workers import Worker
 
 MOST_CALLS = 100_000
 """A run that has made so many calls is refused more: a flow that never ends making steps must end."""
 
 Resolve = Callable[[Ref], str | None]
 """The version that a name stands for now; `None` when that cannot be told."""
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """Bounds of the loop."""
-
-    most_bodies: int = 8
-    most_idle: int = 8
-    idle_s: float = 300.0
-    stop_grace_s: float = 2.0
 
 
 class Loop:
@@ -75,7 +72,7 @@ class Loop:
         new_id: Callable[[str], str],
         resolve: Resolve = lambda ref: ref.version if ref.kind == "blob" else None,
         step_code: Callable[[Code, str], str] = lambda code, _module: code.digest,
-        settings: Settings = Settings(),
+        settings: Settings | None = None,
     ) -> None:
         self._store = store
         self._control = control
@@ -83,9 +80,6 @@ class Loop:
         self._new_id = new_id
         self._resolve = resolve
         self._step_code = step_code
-        self._settings = settings
-        self.workers = Workers(most_idle=settings.most_idle, idle_s=settings.idle_s)
-        self.placing = Placing(most_bodies=settings.most_bodies)
         self.scheduler = Scheduler()
         self._timers = Timers()
         self._outbox = Outbox(store)
@@ -97,7 +91,17 @@ class Loop:
         self._events: dict[tuple[str, str], RunEvent] = {}
         self._over: list[str] = []
         self._inbox: deque[Arrival] = deque()
-        self._looks_at_idle = False
+        self.crew = Crew(
+            self._flows,
+            control=control,
+            clock=clock,
+            new_id=new_id,
+            settings=settings or Settings(),
+            timers=self._timers,
+            apply=self._apply,
+            later=lambda act, *, gives_work=False: self._outbox.later(act, gives_work=gives_work),
+        )
+        self.workers, self.placing = self.crew.workers, self.crew.placing
 
     # From outside
 
@@ -116,7 +120,7 @@ class Loop:
                     told = "the loop was restarted; this uses up no try"
                     self._apply(flow, rules.Interrupted(call.key, attempt.n, told))
                 elif call.state is CallState.ready and call.kind is not CallKind.effect:
-                    self._queue(flow, call)
+                    self.crew.queue(flow, call)
                 elif call.state is CallState.retry_wait:
                     self._wake(flow.run.id, call.key, call.not_before or self._clock.now())
 
@@ -135,7 +139,7 @@ class Loop:
             self.submit(run)
         for deployed in self.scheduler.drain():
             self._outbox.changes.deployments[deployed.flow] = deployed
-        self._place(now)
+        self.crew.place(now)
         self._tell_events()
         if self._outbox.commit(now):
             self._outbox.act()
@@ -179,36 +183,20 @@ class Loop:
     def _arrived(self, arrival: Arrival) -> None:
         match arrival:
             case Joined(name):
-                if (worker := self.workers.get(name)) is not None:
-                    worker.is_joined = True
-                    if worker.task is not None and worker.stopping is None:
-                        self._begin(worker, worker.task)
+                self.crew.joined(name)
             case Gone(peer, ended):
-                self._gone(peer, ended)
+                for watchers in self._watchers.values():
+                    watchers.pop(peer, None)
+                self.crew.gone(peer, ended)
+            case PutOff(name, reason):
+                self.crew.put_off(name, reason)
+            case PoolChanged():
+                self.placing.look_again()
             case Message(peer, header, parts):
                 if (worker := self.workers.get(peer)) is not None:
                     self._from_worker(worker, header, list(parts))
                 else:
                     self._from_client(peer, header)
-
-    def _gone(self, peer: str, ended: Exit | None) -> None:
-        for watchers in self._watchers.values():
-            watchers.pop(peer, None)
-        worker = self.workers.remove(peer)
-        if worker is None or worker.task is None:
-            return
-        run, key, n = worker.task
-        if (flow := self._flows.get(run)) is None:
-            return
-        kind, text, code = ExitKind.worker_lost, "its process ended", None
-        if ended is not None:
-            text, code = ended.reason or text, ended.code
-            if ended.kind not in (ExitKind.ok, ExitKind.failed):  # a worker that ends by itself is lost
-                kind = ended.kind
-        if worker.stopping is not None:
-            kind, text = worker.stopping
-        failure = Failure(kind, "", text, call=key)
-        self._apply(flow, rules.Failed(CallKey(key), n, failure, exit_code=code))
 
     def _from_worker(self, worker: Worker, header: dict[str, Any], parts: list[bytes]) -> None:
         """A word from a worker counts only for the task that it was given: its token reaches no further."""
@@ -220,12 +208,12 @@ class Loop:
         try:
             event = messages.event(flow.run, header, parts, key, task[2], self._clock.now())
         except (KeyError, IndexError, TypeError, ValueError, FourfoldError) as error:
-            self._stop_task(task, ExitKind.worker_lost, f"it said what cannot be read: {error!r}")
+            self.crew.stop_task(task, ExitKind.worker_lost, f"it said what cannot be read: {error!r}")
             return
         match event:
             case rules.Finished() | rules.Failed():
                 worker.log_end = event.log_end or worker.log_end
-                self._idle(worker)
+                self.crew.idle(worker)
                 self._apply(flow, event)
             case rules.CallMade(call, n):
                 if flow.run.call_count >= MOST_CALLS:
@@ -281,18 +269,18 @@ class Loop:
     def new_run_id(self) -> RunId:
         return RunId(self._new_id("run"))
 
-    def submit(self, run: FlowRun, steps: Mapping[str, Resources] | None = None) -> FlowRun:
+    def submit(self, run: FlowRun, steps: Mapping[str, Policy] | None = None) -> FlowRun:
         """Start a run; the run that its key names, when there is one."""
         if run.key:
             if (known := self._by_key.get(run.key)) is not None:
                 return self._flows[known].run
             if (stored := self._store.run_by_key(run.key)) is not None:
                 return stored
-        for name, resources in sorted((steps or {}).items()):
-            if told := never_fits(self._control.units(), resources):
+        for name, policy in sorted((steps or {}).items()):
+            if told := self.crew.never(self.crew.pool_of(run.flow, name, policy), policy):
                 raise Refused(
                     f"step '{name}' of flow '{run.flow}' {told}",
-                    ways_on=[f"lower what step '{name}' asks for, or add a larger unit"],
+                    ways_on=[f"lower what step '{name}' asks for, add a larger unit, or choose another pool"],
                     step=name,
                 )
         now = self._clock.now()
@@ -301,7 +289,7 @@ class Loop:
         self._outbox.changes.runs[run.id] = run
         self._outbox.changes.calls[run.id, BODY] = flow.calls[BODY]
         self._event(run.id, "run", state=run.state, reason=run.reason)
-        self._queue(flow, flow.calls[BODY])
+        self.crew.queue(flow, flow.calls[BODY])
         return run
 
     def wanted(self, run: str) -> OpenFlow:
@@ -373,10 +361,10 @@ class Loop:
                 continue
             call = flow.calls[key]
             flow.attempts.pop(key, None)
-            changes.jobs.append(messages.job(flow.run, call, attempt))
+            changes.jobs.append(messages.job(flow.run, call, attempt, self.crew.unit(attempt.unit)))
             self.placing.release(run_id, key)
             if call.state is CallState.ready:  # resumed before its last attempt had ended
-                self._queue(flow, call)
+                self.crew.queue(flow, call)
             if not flow.run.state.is_open and not flow.attempts:
                 self._ended.append(run_id)
 
@@ -384,7 +372,7 @@ class Loop:
         run = flow.run.id
         match command:
             case rules.Queue(key):
-                self._queue(flow, flow.calls[key])
+                self.crew.queue(flow, flow.calls[key])
             case rules.LookUp(key):
                 return (self._look_up(flow, flow.calls[key]),)
             case rules.Wake(key, at):
@@ -392,7 +380,7 @@ class Loop:
             case rules.Tell(key):
                 return self._settled(flow, flow.calls[key])
             case rules.Stop(key, n, reason):
-                self._stop_task((run, key, n), ExitKind.cancelled, reason)
+                self.crew.stop_task((run, key, n), ExitKind.cancelled, reason)
             case rules.Refuse(key, reason):
                 if (body := flow.attempts.get(BODY)) is not None:
                     self._send(body.worker, {"type": "refused", "key": key, "reason": reason})
@@ -430,114 +418,6 @@ class Loop:
                 return rules.CacheAnswer(call.key, key, reason=f"cached, but {moved}")
         told = f"same code, environment and inputs as {entry.source}"
         return rules.CacheAnswer(call.key, key, entry.source, entry.result, entry.reads, entry.writes, told)
-
-    # Placing
-
-    def _queue(self, flow: OpenFlow, call: StepCall) -> None:
-        if call.kind is CallKind.step and (told := never_fits(self._control.units(), call.policy.resources)):
-            self._apply(flow, rules.Unmet(call.key, f"step '{call.name}' {told}"))
-            return
-        self.placing.queue(call, priority=flow.run.priority, now=self._clock.now())
-
-    def _place(self, now: Instant) -> None:
-        """Give free units to those whose turn it is."""
-        count, units = self.workers.body_count(), self._control.units()
-        for turn in self.placing.turns(units, now, body_count=count, ready=self._ready_call):
-            self._lease(self._flows[turn.run], turn)
-
-    def _ready_call(self, run: str, key: CallKey) -> StepCall | None:
-        """The call, if it still wants a worker. The end of an earlier attempt queues it again."""
-        flow = self._flows.get(run)
-        call = None if flow is None else flow.calls.get(key)
-        if flow is None or call is None or call.state is not CallState.ready:
-            return None
-        if key in flow.attempts:
-            self.placing.hold(run, key, "its earlier attempt has not ended yet")
-            return None
-        return call
-
-    def _lease(self, flow: OpenFlow, turn: Turn) -> None:
-        self.placing.forget(turn.run, turn.key)
-        call, run = flow.calls[turn.key], flow.run
-        is_body = call.kind is CallKind.body
-        spec = WorkerSpec(
-            "body" if is_body else "step",
-            run.python,
-            replace(run.code, module="", flow=""),  # any flow of the bundle may have it
-            Resources() if is_body else call.policy.resources,
-            run.cwd,
-        )
-        worker = self.workers.warm(spec)
-        is_new = worker is None
-        if worker is None:
-            worker = Worker(self._new_id("worker"), spec, turn.unit)
-            self.workers.add(worker)
-        task = (run.id, turn.key, call.attempt + 1)
-        self.workers.give(worker, task)
-        self._apply(flow, rules.Leased(turn.key, worker.name, turn.unit, worker.log_end, turn.reason))
-        if is_new:
-            name = worker.name
-            self._outbox.later(lambda: self._launch(name))
-        elif worker.is_joined:
-            self._begin(worker, task)
-
-    def _launch(self, name: str) -> None:
-        if (worker := self.workers.get(name)) is not None:
-            self._control.launch(name, worker.spec)
-
-    def _begin(self, worker: Worker, task: Task) -> None:
-        """Tell a worker that is there what to do. Its time counts from here: a warm one is told at once."""
-        flow, key = self._flows[task[0]], CallKey(task[1])
-        self._apply(flow, rules.Began(key, task[2]))
-        self._limit_time(flow, key, task)
-
-        def send() -> None:
-            flow = self._flows.get(task[0])
-            if flow is None or worker.task != task or worker.stopping is not None:
-                return
-            key = CallKey(task[1])
-            if (attempt := flow.attempts.get(key)) is None:
-                return
-            for header, parts in messages.task(flow.run, flow.calls[key], attempt, flow.calls):
-                self._control.send(worker.name, header, parts)
-
-        # A body's task keeps its place: a refusal of that worker's last word must not come after it.
-        self._outbox.later(send, gives_work=key != BODY)
-
-    def _limit_time(self, flow: OpenFlow, key: CallKey, task: Task) -> None:
-        """A step's time is counted from when it began, not from when its process was asked for."""
-        if (limit_s := flow.calls[key].policy.timeout_s) is None:
-            return
-        reason = f"it ran longer than {duration_text(limit_s)}"
-        at = after(self._clock.now(), limit_s)
-        self._timers.at(at, lambda: self._stop_task(task, ExitKind.over_time, reason))
-
-    def _idle(self, worker: Worker) -> None:
-        """A worker has done its task: keep it warm, within bounds."""
-        self.workers.give_back(worker, self._clock.now())
-        self._end_surplus()
-        if not self._looks_at_idle:
-            self._looks_at_idle = True
-            self._timers.at(after(self._clock.now(), self.workers.idle_s), self._look_at_idle)
-
-    def _look_at_idle(self) -> None:
-        self._end_surplus()
-        self._looks_at_idle = (since := self.workers.idle_since()) is not None
-        if since is not None:
-            self._timers.at(after(since, self.workers.idle_s), self._look_at_idle)
-
-    def _end_surplus(self) -> None:
-        for old in self.workers.surplus(self._clock.now()):
-            old.stopping = (ExitKind.cancelled, "it was idle")
-            self._send(old.name, {"type": "exit"})
-
-    def _stop_task(self, task: Task, kind: ExitKind, reason: str) -> None:
-        """End the worker that is busy with a task, if one is."""
-        worker = self.workers.busy_with(task)
-        if worker is None or worker.stopping is not None:
-            return
-        worker.stopping, name = (kind, reason), worker.name
-        self._outbox.later(lambda: self._control.stop(name, grace_s=self._settings.stop_grace_s))
 
     # Small things
 

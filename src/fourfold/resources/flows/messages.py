@@ -27,7 +27,7 @@ from fourfold.core.flows import (
     StepCall,
     Stored,
 )
-from fourfold.core.jobs import ExitKind, Resources, Usage
+from fourfold.core.jobs import ExitKind, UnitCapacity, Usage
 from fourfold.core.times import Instant, moment, seconds_between
 from fourfold.core.values import replace
 from fourfold.resources.flows import values
@@ -59,9 +59,9 @@ def new_run(header: Mapping[str, Any], run_id: RunId, now: Instant) -> FlowRun:
     return run
 
 
-def resources(header: Mapping[str, Any]) -> Mapping[str, Resources]:
+def policies(header: Mapping[str, Any]) -> Mapping[str, Policy]:
     """What steps ask for."""
-    asked: Mapping[str, Resources] = wire.convert(header, dict[str, Resources], what="steps")
+    asked: Mapping[str, Policy] = wire.convert(header, dict[str, Policy], what="steps")
     return asked
 
 
@@ -301,8 +301,11 @@ def _record(call: StepCall) -> Frame:
     return header, parts
 
 
-def job(run: FlowRun, call: StepCall, attempt: Attempt) -> JobReport:
-    """An attempt that ended, for the accounts. A body holds no step's slot, so it costs nothing."""
+def job(run: FlowRun, call: StepCall, attempt: Attempt, unit: UnitCapacity | None) -> JobReport:
+    """An attempt that ended, for the accounts. A body holds no step's slot, so it costs nothing.
+
+    `unit` is what it ran on, as far as that is known.
+    """
     assert attempt.ended_at is not None
     assert attempt.exit is not None
     is_body, asked = call.kind is CallKind.body, call.policy.resources
@@ -324,6 +327,7 @@ def job(run: FlowRun, call: StepCall, attempt: Attempt) -> JobReport:
         flow_run=run.id,
         environment=run.environment,
         user=run.user,
+        whole=None if unit is None else Held(unit.cpu, unit.memory_bytes, unit.gpu),
     )
 
 

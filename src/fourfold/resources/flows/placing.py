@@ -1,15 +1,15 @@
-"""The queues of calls that want a worker, and what live attempts hold of the units."""
+"""The queues of calls that want a worker, one for each pool, and what live attempts hold of the units."""
 
 from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from fourfold.core.decide.place import HEADS, Lease, Start, Waiting, place
 from fourfold.core.flows import CallKey, CallKind, StepCall
-from fourfold.core.jobs import UnitCapacity
+from fourfold.core.ports.control import PoolView
 from fourfold.core.times import Instant
 
 Place = tuple[str, CallKey]
@@ -18,10 +18,11 @@ Place = tuple[str, CallKey]
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """It is this call's turn: on a unit, or (a flow's body) on none, and why in words."""
+    """It is this call's turn: on a unit of a pool, or (a flow's body) on none, and why in words."""
 
     run: str
     key: CallKey
+    pool: str
     unit: str
     reason: str
 
@@ -35,14 +36,14 @@ class Placing:
     def __init__(self, *, most_bodies: int) -> None:
         self.most_bodies = most_bodies
         self.leases: dict[tuple[str, str], Lease] = {}
-        self._steps: list[tuple[int, Instant, str, CallKey]] = []
+        self._steps: dict[str, list[tuple[int, Instant, str, CallKey]]] = {}
         self._bodies: deque[Place] = deque()
         self._queued: set[Place] = set()
         self._holds: dict[Place, str] = {}
         self._has_changed = False
 
-    def queue(self, call: StepCall, *, priority: int, now: Instant) -> None:
-        """Let a call wait for its turn. A call that waits already keeps its place."""
+    def queue(self, call: StepCall, *, pool: str, priority: int, now: Instant) -> None:
+        """Let a call wait for its turn in a pool. A call that waits already keeps its place."""
         place = (call.run, call.key)
         if place in self._queued:
             return
@@ -51,12 +52,20 @@ class Placing:
         if call.kind is CallKind.body:
             self._bodies.append(place)
         else:
-            heapq.heappush(self._steps, (-priority, call.ready_at or now, *place))
+            heapq.heappush(self._steps.setdefault(pool, []), (-priority, call.ready_at or now, *place))
 
     def release(self, run: str, key: CallKey) -> None:
         """An attempt has ended: what it held is free."""
         self.leases.pop((run, key), None)
         self._has_changed = True
+
+    def look_again(self) -> None:
+        """Units have come or gone."""
+        self._has_changed = True
+
+    def waiting_count(self, pool: str) -> int:
+        """How many steps wait for a turn in a pool."""
+        return len(self._steps.get(pool, ()))
 
     def hold(self, run: str, key: CallKey, reason: str) -> None:
         """Remember why a call waits, for whoever asks."""
@@ -72,9 +81,10 @@ class Placing:
 
     def turns(
         self,
-        units: Sequence[UnitCapacity],
+        pools: Mapping[str, PoolView],
         now: Instant,
         *,
+        body_pool: str,
         body_count: int,
         ready: Callable[[str, CallKey], StepCall | None],
     ) -> Iterator[Turn]:
@@ -85,30 +95,39 @@ class Placing:
         if not self._has_changed:
             return
         self._has_changed = False
-        yield from self._body_turns(body_count, ready)
-        yield from self._step_turns(units, now, ready)
+        yield from self._body_turns(pools[body_pool], body_count, ready)
+        for name, waiting in self._steps.items():
+            if waiting:
+                yield from self._step_turns(pools[name], waiting, now, ready)
 
     def _body_turns(
-        self, body_count: int, ready: Callable[[str, CallKey], StepCall | None]
+        self, pool: PoolView, body_count: int, ready: Callable[[str, CallKey], StepCall | None]
     ) -> Iterator[Turn]:
         while self._bodies:
             run, key = self._bodies[0]
             if ready(run, key) is not None:
+                if pool.fault:
+                    self.hold(run, key, _out_of_reach(pool))
+                    return
                 if body_count >= self.most_bodies:
                     self.hold(run, key, f"{self.most_bodies} flow bodies run already, the most at once")
                     return
                 body_count += 1
-                yield Turn(run, key, "", "a place for its body is free")
+                yield Turn(run, key, pool.name, "", "a place for its body is free")
             self._bodies.popleft()
             self._queued.discard((run, key))
 
     def _step_turns(
-        self, units: Sequence[UnitCapacity], now: Instant, ready: Callable[[str, CallKey], StepCall | None]
+        self,
+        pool: PoolView,
+        queue: list[tuple[int, Instant, str, CallKey]],
+        now: Instant,
+        ready: Callable[[str, CallKey], StepCall | None],
     ) -> Iterator[Turn]:
         heads: dict[str, tuple[int, Instant, str, CallKey]] = {}
         waiting: list[Waiting] = []
-        while self._steps and len(heads) < HEADS:
-            entry = heapq.heappop(self._steps)
+        while queue and len(heads) < HEADS:
+            entry = heapq.heappop(queue)
             priority, ready_at, run, key = entry
             call = ready(run, key)
             if call is None:
@@ -117,13 +136,22 @@ class Placing:
             holder = f"{run}/{key}"
             heads[holder] = entry
             waiting.append(Waiting(holder, call.policy.resources, ready_at, -priority))
-        for decision in place(units, tuple(self.leases.values()), waiting, now):
+        if pool.fault:
+            for entry in heads.values():
+                self.hold(entry[2], entry[3], _out_of_reach(pool))
+                heapq.heappush(queue, entry)
+            return
+        for decision in place(pool.units, tuple(self.leases.values()), waiting, now):
             entry = heads[decision.holder]
             _, _, run, key = entry
             if isinstance(decision, Start):
                 self._queued.discard((run, key))
                 self.leases[run, key] = decision.lease
-                yield Turn(run, key, decision.lease.unit, decision.reason)
+                yield Turn(run, key, pool.name, decision.lease.unit, decision.reason)
             else:
                 self.hold(run, key, decision.reason)
-                heapq.heappush(self._steps, entry)
+                heapq.heappush(queue, entry)
+
+
+def _out_of_reach(pool: PoolView) -> str:
+    return f"pool '{pool.name}' cannot be used now: {pool.fault}"

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import codecs
+import functools
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -15,8 +16,9 @@ from fourfold.catalog.database import Catalog
 from fourfold.core.catalog import LOCAL, principal
 from fourfold.core.compute import Job, JobReport
 from fourfold.core.context import Ref
+from fourfold.core.decide.pools import pool_of
 from fourfold.core.decide.schedule import next_tick
-from fourfold.core.errors import NotFound, Refused
+from fourfold.core.errors import FourfoldError, NotFound, Refused
 from fourfold.core.flows import (
     BODY,
     Attempt,
@@ -26,6 +28,7 @@ from fourfold.core.flows import (
     FlowRun,
     Graph,
     LogPiece,
+    Policy,
     Reason,
     RunEvent,
     RunId,
@@ -35,6 +38,7 @@ from fourfold.core.flows import (
 from fourfold.core.jobs import Resources
 from fourfold.core.lineage import Edge
 from fourfold.core.openlineage import EventPage, Outbox
+from fourfold.core.pools import PoolInfo, PoolLoad
 from fourfold.core.ports.blobs import BlobStore, Digest
 from fourfold.core.ports.clock import Clock
 from fourfold.core.ports.engine import Engine
@@ -44,10 +48,12 @@ from fourfold.core.values import replace
 from fourfold.core.wire import convert, plain
 from fourfold.resources.flows import bundle
 from fourfold.resources.flows.client import Client
-from fourfold.resources.flows.loop import Resolve, Settings
+from fourfold.resources.flows.crew import Settings
+from fourfold.resources.flows.loop import Resolve
 from fourfold.resources.flows.openlineage.service import LineageEvents
 from fourfold.resources.flows.owner import Lock, Owner
 from fourfold.resources.flows.tables import FlowTables
+from fourfold.resources.pools.pool import PoolPlan
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
@@ -73,7 +79,7 @@ class FlowService:
         blobs: BlobStore,
         *,
         home: Path,
-        engine: Callable[[], Engine],
+        pools: Callable[[], Sequence[PoolPlan]],
         clock: Clock,
         new_id: Callable[[str], str],
         environment: Callable[[], str] = lambda: "",
@@ -81,9 +87,11 @@ class FlowService:
         resolve: Resolve | None = None,
         settings: Settings | None = None,
         lineage_events: LineageEvents | None = None,
+        owning: Callable[[], None] = lambda: None,
     ) -> None:
-        """`engine` is made when this process first becomes the owner; it must be the loop's own, because
-        the owner ends everything that an earlier life of it left running."""
+        """`pools` is asked when this process first needs them. Their engines must be the loop's own, because
+        the owner ends everything that an earlier life of it left running there. `owning` is called when this
+        process becomes the owner."""
         self._home = home.absolute()
         self._blobs = blobs
         self._clock = clock
@@ -93,17 +101,19 @@ class FlowService:
         self._step_codes: dict[tuple[str, str], str] = {}
         self._unpacking = threading.Lock()
         self._settings = settings
+        self._body_pool = (settings or Settings()).body_pool
         self._lineage_events = lineage_events
-        self._make_engine = engine
-        self._reader: Engine | None = None
+        self._plans = functools.cache(lambda: {plan.name: plan for plan in pools()})
+        self._readers: dict[str, Engine] = {}
 
         def make_owner(lock: Lock, is_firing: bool) -> Owner:
+            owning()
             if lineage_events is not None:
                 lineage_events.start()
             return Owner(
                 home=self._home,
                 store=self._tables,
-                engine=engine(),
+                pools=tuple(self._plans().values()),
                 clock=clock,
                 new_id=new_id,
                 code_folder=self.code_folder,
@@ -165,7 +175,7 @@ class FlowService:
         module: str,
         attribute: str,
         params: Mapping[str, Any] | None = None,
-        steps: Mapping[str, Resources] | None = None,
+        steps: Mapping[str, Policy] | None = None,
         key: str = "",
         priority: int = 0,
         user: str = "",
@@ -251,7 +261,7 @@ class FlowService:
         room = LOG_BYTES if found.log_end is None else max(0, min(LOG_BYTES, found.log_end - start))
         data, read_to, is_read = b"", start, True
         if found.worker and room:
-            chunk = self._engine_to_read().logs(found.worker, start, room)
+            chunk = self._engine_to_read(found.unit).logs(found.worker, start, room)
             data, read_to = chunk.data, chunk.next_offset  # further than the data where some was given up
             is_read = not data or (chunk.is_end if found.log_end is None else read_to >= found.log_end)
         is_end = found.ended_at is not None and is_read
@@ -269,6 +279,35 @@ class FlowService:
             self._call(run_id, call)
             found = [reason for reason in found if reason.call == call]
         return tuple(found)
+
+    def pools(self) -> tuple[PoolInfo, ...]:
+        answer = self._client.ask_if_owned({"type": "pools"})
+        told: dict[str, PoolLoad] = {}
+        if answer is not None:
+            loads: list[PoolLoad] = convert(answer["pools"], list[PoolLoad], what="pools")
+            told = {load.name: load for load in loads}
+        return tuple(
+            PoolInfo(
+                plan.name,
+                plan.engine,
+                plan.price_usd_per_hour,
+                plan.is_default,
+                told.get(plan.name) or self._load_now(plan),
+                is_running=answer is not None,
+            )
+            for plan in self._plans().values()
+            if plan.is_for_steps
+        )
+
+    def _load_now(self, plan: PoolPlan) -> PoolLoad:
+        """A pool as its engine has it while nobody runs the loop."""
+        try:
+            offers = self._engine_to_read(plan.name).offers(Resources())
+        except Exception as error:  # a pool that is down is listed with the reason
+            return PoolLoad(
+                plan.name, fault=error.message if isinstance(error, FourfoldError) else str(error)
+            )
+        return PoolLoad(plan.name, plan.units(offers))
 
     def deploy(
         self,
@@ -349,11 +388,18 @@ class FlowService:
 
     # How
 
-    def _engine_to_read(self) -> Engine:
-        """An engine that only reads what others of its kind have run."""
-        if self._reader is None:
-            self._reader = self._make_engine()
-        return self._reader
+    def _engine_to_read(self, unit: str) -> Engine:
+        """An engine that only reads what others of its kind have run on a unit; a body has none."""
+        pool = pool_of(unit) if unit else self._body_pool
+        if (engine := self._readers.get(pool)) is None:
+            plans = self._plans()
+            if pool not in plans:
+                raise NotFound(
+                    f"it ran in pool '{pool}', which the settings do not name any more",
+                    ways_on=["name the pool in fourfold.toml again to read what it kept"],
+                )
+            engine = self._readers[pool] = plans[pool].open()
+        return engine
 
     def code_folder(self, code: Code) -> Path:
         """The folder that holds a run's code, unpacked here now if it was not before."""

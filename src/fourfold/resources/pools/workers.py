@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from fourfold.core.jobs import ExitKind
+from fourfold.core.jobs import ExitKind, UnitCapacity
 from fourfold.core.ports.control import WorkerSpec
 from fourfold.core.times import SECOND_US, Instant
 
@@ -30,10 +30,13 @@ class Worker:
 
 
 class Workers:
-    """Workers by name; so many idle ones are kept warm, for so long."""
+    """Workers by name; in each pool so many idle ones are kept warm, for so long."""
 
-    def __init__(self, *, most_idle: int, idle_s: float) -> None:
+    def __init__(
+        self, *, most_idle: int, idle_s: float, most_idle_in: Mapping[str, int] | None = None
+    ) -> None:
         self.most_idle = most_idle
+        self.most_idle_in = most_idle_in or {}
         self.idle_s = idle_s
         self._workers: dict[str, Worker] = {}
         self._busy: dict[Task, Worker] = {}
@@ -89,11 +92,41 @@ class Workers:
     def surplus(self, now: Instant) -> list[Worker]:
         """Idle workers to end: beyond the bound, those used longest ago first; and those idle too long."""
         idle = sorted(self._idle(), key=lambda worker: (worker.idle_since or 0, worker.name))
-        excess = len(idle) - self.most_idle
+        excess: dict[str, int] = {}
+        for worker in idle:
+            excess[worker.spec.pool] = excess.get(worker.spec.pool, 0) + 1
+        for pool in excess:
+            excess[pool] -= self.most_idle_in.get(pool, self.most_idle)
         old = now - round(self.idle_s * SECOND_US)
-        return [
-            worker for index, worker in enumerate(idle) if index < excess or (worker.idle_since or 0) <= old
-        ]
+        ended = []
+        for worker in idle:
+            if excess[worker.spec.pool] > 0 or (worker.idle_since or 0) <= old:
+                excess[worker.spec.pool] -= 1
+                ended.append(worker)
+        return ended
+
+    def in_the_way(self, new: Worker, units: Sequence[UnitCapacity]) -> list[Worker]:
+        """Idle workers that must end so that a new one of their pool finds room, used longest ago first.
+
+        For pools in which a worker holds what it asked for as long as it lives.
+        """
+        there = [each for each in self if each.spec.pool == new.spec.pool and each.stopping is None]
+        free_cpu = sum(unit.cpu for unit in units) - sum(each.spec.resources.cpu.low for each in there)
+        free_bytes = sum(unit.memory_bytes for unit in units)
+        free_bytes -= round(sum(each.spec.resources.memory_bytes.low for each in there))
+        ended = []
+        for worker in sorted(self._idle(), key=lambda each: (each.idle_since or 0, each.name)):
+            if free_cpu >= 0 and free_bytes >= 0:
+                break
+            if worker.spec.pool == new.spec.pool:
+                ended.append(worker)
+                free_cpu += worker.spec.resources.cpu.low
+                free_bytes += round(worker.spec.resources.memory_bytes.low)
+        return ended
+
+    def count(self, pool: str, *, is_busy: bool) -> int:
+        """How many workers of a pool are busy, or are not."""
+        return sum(1 for each in self if each.spec.pool == pool and (each.task is not None) is is_busy)
 
     def idle_since(self) -> Instant | None:
         """Since when the worker that has been idle longest is."""

@@ -1,0 +1,273 @@
+"""Who carries calls out: their turns, the workers that get them, and what these are told.
+
+The loop decides about calls; the crew finds each its worker: a warm one, else a new one of the call's pool.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Protocol
+
+from fourfold.core.decide import flow as rules
+from fourfold.core.decide.place import never_fits
+from fourfold.core.decide.pools import PoolRules, choose_pool, pool_of, unknown_pool
+from fourfold.core.flows import BODY, CallKey, CallKind, CallState, Failure, Policy, StepCall
+from fourfold.core.jobs import Exit, ExitKind, Resources, UnitCapacity
+from fourfold.core.pools import PoolLoad
+from fourfold.core.ports.clock import Clock
+from fourfold.core.ports.control import Control, WorkerSpec
+from fourfold.core.times import Instant, after, duration_text
+from fourfold.core.values import replace
+from fourfold.resources.flows import messages
+from fourfold.resources.flows.open_flow import OpenFlow
+from fourfold.resources.flows.placing import Placing, Turn
+from fourfold.resources.flows.timers import Timers
+from fourfold.resources.pools.workers import Task, Worker, Workers
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Bounds of the loop, and what the settings say about pools."""
+
+    most_bodies: int = 8
+    most_idle: int = 8
+    most_idle_in: Mapping[str, int] = field(default_factory=dict)
+    """Where a pool keeps another number of idle workers than `most_idle`."""
+    idle_s: float = 300.0
+    stop_grace_s: float = 2.0
+    pools: PoolRules = PoolRules("local")
+    body_pool: str = "local"
+    """Where bodies run: on this machine, because they talk to the loop all the time."""
+
+
+class Later(Protocol):
+    """Does something once all that was decided is stored."""
+
+    def __call__(self, act: Callable[[], None], *, gives_work: bool = False) -> None: ...
+
+
+class Crew:
+    """The workers of all pools, and the calls that wait for one."""
+
+    def __init__(
+        self,
+        flows: Mapping[str, OpenFlow],
+        *,
+        control: Control,
+        clock: Clock,
+        new_id: Callable[[str], str],
+        settings: Settings,
+        timers: Timers,
+        apply: Callable[[OpenFlow, rules.Event], None],
+        later: Later,
+    ) -> None:
+        """`apply` asks the rules about an event of a run; `later` keeps what is done after the commit."""
+        self._flows = flows
+        self._control = control
+        self._clock = clock
+        self._new_id = new_id
+        self._settings = settings
+        self._timers = timers
+        self._apply = apply
+        self._later = later
+        self.workers = Workers(
+            most_idle=settings.most_idle, idle_s=settings.idle_s, most_idle_in=settings.most_idle_in
+        )
+        self.placing = Placing(most_bodies=settings.most_bodies)
+        self._looks_at_idle = False
+
+    def __repr__(self) -> str:
+        return f"<Crew: {self.workers!r}>"
+
+    def joined(self, name: str) -> None:
+        """A worker that was started has connected."""
+        if (worker := self.workers.get(name)) is not None:
+            worker.is_joined = True
+            if worker.task is not None and worker.stopping is None:
+                self._begin(worker, worker.task)
+
+    def gone(self, peer: str, ended: Exit | None) -> None:
+        """A worker's process has ended: what it was busy with is a loss, or what it was ended for."""
+        worker = self.workers.remove(peer)
+        if worker is None or worker.task is None:
+            return
+        run, key, n = worker.task
+        if (flow := self._flows.get(run)) is None:
+            return
+        kind, text, code = ExitKind.worker_lost, "its process ended", None
+        if ended is not None:
+            text, code = ended.reason or text, ended.code
+            if ended.kind not in (ExitKind.ok, ExitKind.failed):  # a worker that ends by itself is lost
+                kind = ended.kind
+        if worker.stopping is not None:
+            kind, text = worker.stopping
+        failure = Failure(kind, "", text, call=key)
+        self._apply(flow, rules.Failed(CallKey(key), n, failure, exit_code=code))
+
+    def put_off(self, name: str, reason: str) -> None:
+        """A pool did not take a worker: its call waits again, and has used up nothing."""
+        worker = self.workers.remove(name)
+        if worker is None or worker.task is None or (flow := self._flows.get(worker.task[0])) is None:
+            return
+        if worker.stopping is not None:
+            kind, reason = worker.stopping
+            failure = Failure(kind, "", reason, call=worker.task[1])
+            self._apply(flow, rules.Failed(CallKey(worker.task[1]), worker.task[2], failure))
+            return
+        self._apply(flow, rules.Interrupted(CallKey(worker.task[1]), worker.task[2], reason))
+
+    def loads(self) -> tuple[PoolLoad, ...]:
+        """What goes on in each pool."""
+        return tuple(
+            PoolLoad(
+                view.name,
+                view.units,
+                view.fault,
+                self.workers.count(view.name, is_busy=True),
+                self.workers.count(view.name, is_busy=False),
+                self.placing.waiting_count(view.name),
+            )
+            for view in self._control.pools().values()
+        )
+
+    def queue(self, flow: OpenFlow, call: StepCall) -> None:
+        pool = self._settings.body_pool
+        if call.kind is CallKind.step:
+            pool = self.pool_of(flow.run.flow, call.name, call.policy)
+            if told := self.never(pool, call.policy):
+                self._apply(flow, rules.Unmet(call.key, f"step '{call.name}' {told}"))
+                return
+        self.placing.queue(call, pool=pool, priority=flow.run.priority, now=self._clock.now())
+
+    def pool_of(self, flow: str, step: str, policy: Policy) -> str:
+        return choose_pool(self._settings.pools, flow=flow, step=step, asked=policy.pool)
+
+    def never(self, pool: str, policy: Policy) -> str:
+        """Why a step can never run in its pool; nothing when it can, or when that is not known yet."""
+        pools = self._control.pools()
+        if (view := pools.get(pool)) is None:
+            return unknown_pool(pool, pools)
+        return never_fits(view.units, policy.resources) if view.units or not view.fault else ""
+
+    def unit(self, name: str) -> UnitCapacity | None:
+        view = self._control.pools().get(pool_of(name)) if name else None
+        return None if view is None else next((unit for unit in view.units if unit.name == name), None)
+
+    def place(self, now: Instant) -> None:
+        """Give free units to those whose turn it is."""
+        turns = self.placing.turns(
+            self._control.pools(),
+            now,
+            body_pool=self._settings.body_pool,
+            body_count=self.workers.body_count(),
+            ready=self._ready_call,
+        )
+        for turn in turns:
+            self._lease(self._flows[turn.run], turn)
+
+    def _ready_call(self, run: str, key: CallKey) -> StepCall | None:
+        """The call, if it still wants a worker. The end of an earlier attempt queues it again."""
+        flow = self._flows.get(run)
+        call = None if flow is None else flow.calls.get(key)
+        if flow is None or call is None or call.state is not CallState.ready:
+            return None
+        if key in flow.attempts:
+            self.placing.hold(run, key, "its earlier attempt has not ended yet")
+            return None
+        return call
+
+    def _lease(self, flow: OpenFlow, turn: Turn) -> None:
+        self.placing.forget(turn.run, turn.key)
+        call, run = flow.calls[turn.key], flow.run
+        is_body = call.kind is CallKind.body
+        spec = WorkerSpec(
+            "body" if is_body else "step",
+            run.python,
+            replace(run.code, module="", flow=""),  # any flow of the bundle may have it
+            Resources() if is_body else call.policy.resources,
+            run.cwd,
+            turn.pool,
+        )
+        worker = self.workers.warm(spec)
+        is_new = worker is None
+        if worker is None:
+            worker = Worker(self._new_id("worker"), spec, turn.unit)
+            self.workers.add(worker)
+        task = (run.id, turn.key, call.attempt + 1)
+        self.workers.give(worker, task)
+        self._apply(flow, rules.Leased(turn.key, worker.name, turn.unit, worker.log_end, turn.reason))
+        if is_new:
+            name = worker.name
+            self._later(lambda: self._launch(name))
+        elif worker.is_joined:
+            self._begin(worker, task)
+
+    def _launch(self, name: str) -> None:
+        if (worker := self.workers.get(name)) is not None:
+            self._make_room(worker)
+            self._control.launch(name, worker.spec)
+
+    def _make_room(self, new: Worker) -> None:
+        """Where idle workers hold what they asked for, end those that stand in the way of a new one."""
+        view = self._control.pools().get(new.spec.pool)
+        if view is None or not view.keeps_what_idles:
+            return
+        for worker in self.workers.in_the_way(new, view.units):
+            worker.stopping = (ExitKind.cancelled, "it was idle, and other work needed its place")
+            self._control.send(worker.name, {"type": "exit"})
+
+    def _begin(self, worker: Worker, task: Task) -> None:
+        """Tell a worker that is there what to do. Its time counts from here: a warm one is told at once."""
+        flow, key = self._flows[task[0]], CallKey(task[1])
+        self._apply(flow, rules.Began(key, task[2]))
+        self._limit_time(flow, key, task)
+
+        def send() -> None:
+            flow = self._flows.get(task[0])
+            if flow is None or worker.task != task or worker.stopping is not None:
+                return
+            key = CallKey(task[1])
+            if (attempt := flow.attempts.get(key)) is None:
+                return
+            for header, parts in messages.task(flow.run, flow.calls[key], attempt, flow.calls):
+                self._control.send(worker.name, header, parts)
+
+        # A body's task keeps its place: a refusal of that worker's last word must not come after it.
+        self._later(send, gives_work=key != BODY)
+
+    def _limit_time(self, flow: OpenFlow, key: CallKey, task: Task) -> None:
+        """A step's time is counted from when it began, not from when its process was asked for."""
+        if (limit_s := flow.calls[key].policy.timeout_s) is None:
+            return
+        reason = f"it ran longer than {duration_text(limit_s)}"
+        at = after(self._clock.now(), limit_s)
+        self._timers.at(at, lambda: self.stop_task(task, ExitKind.over_time, reason))
+
+    def idle(self, worker: Worker) -> None:
+        """A worker has done its task: keep it warm, within bounds."""
+        self.workers.give_back(worker, self._clock.now())
+        self._end_surplus()
+        if not self._looks_at_idle:
+            self._looks_at_idle = True
+            self._timers.at(after(self._clock.now(), self.workers.idle_s), self._look_at_idle)
+
+    def _look_at_idle(self) -> None:
+        self._end_surplus()
+        self._looks_at_idle = (since := self.workers.idle_since()) is not None
+        if since is not None:
+            self._timers.at(after(since, self.workers.idle_s), self._look_at_idle)
+
+    def _end_surplus(self) -> None:
+        for old in self.workers.surplus(self._clock.now()):
+            old.stopping = (ExitKind.cancelled, "it was idle")
+            self._later(partial(self._control.send, old.name, {"type": "exit"}))
+
+    def stop_task(self, task: Task, kind: ExitKind, reason: str) -> None:
+        """End the worker that is busy with a task, if one is."""
+        worker = self.workers.busy_with(task)
+        if worker is None or worker.stopping is not None:
+            return
+        worker.stopping, name = (kind, reason), worker.name
+        self._later(lambda: self._control.stop(name, grace_s=self._settings.stop_grace_s))

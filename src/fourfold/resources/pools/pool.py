@@ -1,0 +1,255 @@
+"""One pool: its engine, what the engine offers, and the workers that it was asked for.
+
+Everything an engine does may take long or fail, so it is done beside the loop, in threads of the pool's
+own: an engine that is down or hangs holds up nobody else. What comes of it is reported.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+
+from fourfold.core.decide.pools import unit_name
+from fourfold.core.errors import FourfoldError, Remedy
+from fourfold.core.jobs import Exit, ExitKind, Resources, UnitCapacity
+from fourfold.core.ports.control import Gone, PoolChanged, PoolView, PutOff
+from fourfold.core.ports.engine import Engine, JobStatus, Launch, Offer, Phase
+
+START_TIMEOUT_S = 60.0
+"""A worker whose process runs and that has not connected by then is taken for lost."""
+OPEN_WITHIN_S = 2.0
+"""So long are engines awaited when a loop begins; those that take longer join later."""
+END_WITHIN_S = 5.0
+"""So long may a process take to end after its connection has, or after its grace."""
+LOOK_S = 1.0
+"""So often the engine is asked about workers that have not connected yet."""
+RETRY_S = 3.0
+"""So often an engine that failed is tried again."""
+REFRESH_S = 30.0
+"""So often an engine is asked what it offers: machines of a cluster come and go."""
+
+_OVER = (Phase.ended, Phase.unknown)
+
+Report = Callable[[Gone | PutOff | PoolChanged], None]
+
+
+@dataclass(frozen=True, slots=True)
+class PoolPlan:
+    """A pool as the settings describe it."""
+
+    name: str
+    open: Callable[[], Engine]
+    """Opens the loop's own engine there; one that cannot be opened now may be later."""
+    engine: str = "local://"
+    """Its address, for people."""
+    price_usd_per_hour: float = 0.0
+    is_default: bool = False
+    most_units: int = 0
+    """So many of its units are used at most, the cheapest first; 0 is all of them."""
+    is_for_steps: bool = True
+
+    def units(self, offers: Sequence[Offer]) -> tuple[UnitCapacity, ...]:
+        """What of an engine's offers the pool takes, by names of its own."""
+        most = self.most_units or len(offers)
+        return tuple(
+            UnitCapacity(unit_name(self.name, each.unit), each.cpu, each.memory_bytes, each.gpu)
+            for each in offers[:most]
+        )
+
+
+class Pool:
+    """The engine's side of one pool. Thread-safe; `report` is called from its threads.
+
+    Nothing is started before what an earlier loop left running has been ended.
+    """
+
+    def __init__(self, plan: PoolPlan, report: Report) -> None:
+        self.plan = plan
+        self._report = report
+        self._engine: Engine | None = None
+        self._in_turn = ThreadPoolExecutor(1, thread_name_prefix=f"fourfold-pool-{plan.name}")
+        self._beside = ThreadPoolExecutor(4, thread_name_prefix=f"fourfold-pool-{plan.name}-stop")
+        self._submits: dict[str, Future[None]] = {}
+        self._launched: dict[str, float | None] = {}
+        self._look: Future[None] | None = None
+        self._looked_at = self._refreshed_at = 0.0
+        self._changing = threading.Lock()
+        self._is_closed = False
+        self.view = PoolView(plan.name, fault="its engine has not answered yet")
+
+    def __repr__(self) -> str:
+        state = self.view.fault or f"{len(self.view.units)} units"
+        return f"<Pool {self.plan.name}: {state}>"
+
+    # For the loop's thread: all of these return at once.
+
+    def open(self) -> Future[None]:
+        """Begin to open the engine."""
+        return self._in_turn.submit(self._refresh)
+
+    def launch(self, worker: str, make: Callable[[], Launch]) -> None:
+        """Ask for a worker. `make` is called beside the loop too: it may unpack code."""
+        self._submits[worker] = self._in_turn.submit(self._submit, worker, make)
+
+    def joined(self, worker: str) -> None:
+        """A worker has connected: it is looked after by its connection now."""
+        self._launched.pop(worker, None)
+
+    def stop(self, worker: str, grace_s: float, told: Callable[[], bool]) -> None:
+        """End a worker and all it started; `told` says whether its end is heard of in another way."""
+        self._beside.submit(self._stop, worker, grace_s, told)
+
+    def find_out(self, worker: str) -> None:
+        """A worker's connection has ended: ask how its process did, and end it if it lives on."""
+        self._beside.submit(self._find_out, worker)
+
+    def look(self) -> None:
+        """Ask the engine about what is due: workers that have not connected, its units, its return."""
+        now = time.monotonic()
+        is_due = bool(self._launched) and now - self._looked_at >= LOOK_S
+        every_s = RETRY_S if self.view.fault else REFRESH_S
+        if not is_due and now - self._refreshed_at < every_s:
+            return
+        if self._look is None or self._look.done():
+            self._look = self._in_turn.submit(self._look_at)
+
+    @property
+    def looks_within_s(self) -> float:
+        """How long the loop may sleep before `look` is due again."""
+        return LOOK_S if self._launched else RETRY_S if self.view.fault else REFRESH_S
+
+    def close(self, keep: Collection[str] = ()) -> None:
+        """End what runs here but for `keep`, and let the engine go. Waits for what is under way, bounded."""
+        self._is_closed = True
+        self._in_turn.shutdown(wait=False, cancel_futures=True)
+        self._beside.shutdown(wait=False, cancel_futures=True)
+        closing = threading.Thread(target=self._close, args=(keep,), daemon=True)
+        closing.start()
+        closing.join(END_WITHIN_S + OPEN_WITHIN_S)
+
+    # In its threads.
+
+    def _refresh(self) -> None:
+        """Open the engine if it is not, and ask what it offers."""
+        self._refreshed_at = time.monotonic()
+        try:
+            if self._engine is None:
+                engine = self.plan.open()
+                engine.reap(())  # what an earlier owner left running must not run twice
+                self._engine = engine
+            able = self._engine.capabilities()
+            offers = self._engine.offers(Resources())
+        except Exception as error:  # whatever an engine says: its pool waits, and the others go on
+            self._see(fault=_text(error))
+            return
+        self._see(units=self.plan.units(offers), fault="", keeps_what_idles=able.survives_control_restart)
+
+    def _see(self, **changes: object) -> None:
+        with self._changing:
+            seen = replace(self.view, **changes)  # type: ignore[arg-type]
+            if seen == self.view:
+                return
+            self.view = seen
+        self._report(PoolChanged(self.plan.name))
+
+    def _submit(self, worker: str, make: Callable[[], Launch]) -> None:
+        try:
+            if self._engine is None:
+                self._report(PutOff(worker, f"pool '{self.plan.name}' cannot be used now: {self.view.fault}"))
+                return
+            self._launched[worker] = None
+            self._engine.submit(make())
+        except Exception as error:  # whatever the engine says, the call learns it and may be tried again
+            text = _text(error)
+            self._launched.pop(worker, None)
+            if isinstance(error, FourfoldError) and error.remedy is Remedy.transient:
+                self._see(fault=text)
+                self._submits.pop(worker, None)
+                self._report(PutOff(worker, f"pool '{self.plan.name}' did not take it: {text}"))
+            else:
+                self._gone(worker, Exit(ExitKind.worker_lost, f"it could not be started: {text}"))
+
+    def _stop(self, worker: str, grace_s: float, told: Callable[[], bool]) -> None:
+        with contextlib.suppress(Exception):
+            if (submit := self._submits.get(worker)) is not None:
+                submit.result()
+            if self._engine is not None:
+                self._engine.stop(worker, grace_s)
+                self._engine.wait([worker], grace_s + END_WITHIN_S)
+        if not told():
+            self._gone(worker, Exit(ExitKind.cancelled, "it was stopped"))
+
+    def _find_out(self, worker: str) -> None:
+        ended: Exit | None = None
+        with contextlib.suppress(Exception):
+            assert self._engine is not None
+            status = self._engine.wait([worker], END_WITHIN_S)[worker]
+            if status.phase not in _OVER:  # it closed its connection but lives on
+                self._engine.stop(worker, 0.0)
+                status = self._engine.wait([worker], END_WITHIN_S)[worker]
+            ended = status.exit
+        self._gone(worker, ended or Exit(ExitKind.worker_lost, "its process ended"))
+
+    def _gone(self, worker: str, ended: Exit) -> None:
+        self._launched.pop(worker, None)
+        self._submits.pop(worker, None)
+        self._report(Gone(worker, ended))
+
+    def _look_at(self) -> None:
+        now = self._looked_at = time.monotonic()
+        if now - self._refreshed_at >= (RETRY_S if self.view.fault else REFRESH_S):
+            self._refresh()
+        if not self._launched or self._engine is None:
+            return
+        try:
+            found = self._engine.status(list(self._launched))
+        except Exception as error:  # it cannot be asked now: who waits, waits
+            self._see(fault=_text(error))
+            return
+        for worker, status in found.items():
+            self._look_after(worker, status, now)
+
+    def _look_after(self, worker: str, status: JobStatus, now: float) -> None:
+        """A worker that ends, or takes too long, before it ever connects."""
+        if worker not in self._launched:
+            return  # it has joined meanwhile
+        if status.phase not in _OVER:
+            began = self._launched[worker]
+            if began is None and status.phase is Phase.running:
+                # What waits in a cluster's own queue is late by no fault of its own.
+                self._launched[worker] = now
+            if began is None or now - began <= START_TIMEOUT_S:
+                return
+            self._launched.pop(worker, None)
+            self._beside.submit(self._stop, worker, 0.0, lambda: True)
+            self._gone(worker, Exit(ExitKind.worker_lost, "it did not connect in time" + self._said(worker)))
+            return
+        reason = "it ended before it began"
+        if status.exit is not None and status.exit.reason:
+            reason += f" ({status.exit.reason})"
+        self._gone(worker, Exit(ExitKind.worker_lost, reason + self._said(worker)))
+
+    def _said(self, worker: str) -> str:
+        """The last of what a worker printed, for a reason."""
+        with contextlib.suppress(Exception):
+            assert self._engine is not None
+            text = self._engine.logs(worker).data.decode(errors="replace").strip()
+            return f": {text[-500:]}" if text else ""
+        return ""
+
+    def _close(self, keep: Collection[str]) -> None:
+        engine = self._engine
+        if engine is None:
+            return
+        with contextlib.suppress(Exception):
+            engine.reap(keep)
+        with contextlib.suppress(Exception):
+            engine.close()
+
+
+def _text(error: Exception) -> str:
+    return error.message if isinstance(error, FourfoldError) else f"{type(error).__name__}: {error}"

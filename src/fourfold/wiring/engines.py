@@ -1,0 +1,88 @@
+"""The engines that pools are made of, by their addresses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fourfold.core.errors import Refused
+from fourfold.core.settings import PoolSettings, Settings
+from fourfold.resources.pools.pool import PoolPlan
+
+if TYPE_CHECKING:
+    from fourfold.core.compute import Unit
+    from fourfold.core.ports.engine import Engine
+
+MOST_WARM = 16
+"""So many idle workers are kept in a pool of unknown size."""
+
+
+class Engines:
+    """Opens engines, each for one use: a use has a folder of its own, whose owner ends what is left there."""
+
+    def __init__(self, settings: Settings, home: Path, unit: Callable[[str], Unit]) -> None:
+        """`unit` finds this machine as a unit of that name."""
+        self._settings = settings
+        self._home = home
+        self._unit = unit
+
+    @property
+    def local_pools(self) -> tuple[str, ...]:
+        """The pools that are this machine."""
+        return tuple(name for name, pool in self._settings.pools.items() if _scheme(pool) == "local")
+
+    @property
+    def body_pool(self) -> str:
+        """Where the bodies of flows run: on this machine, in a pool of their own where it is none."""
+        return next(iter(self.local_pools), "here")
+
+    def open(self, pool: str, use: str) -> Engine:
+        """The engine of a pool, for one use."""
+        settings = self._settings.pools.get(pool, PoolSettings())
+        match _scheme(settings):
+            case "local":
+                return self.local(pool, use, price_usd_per_hour=settings.price_usd_per_hour)
+            case other:
+                raise Refused(f"pool '{pool}' has an engine that nobody answers: '{other}://'")
+
+    def local(self, pool: str, use: str, *, price_usd_per_hour: float = 0.0) -> Engine:
+        """This machine's processes."""
+        from fourfold.adapters.local_engine import LocalEngine
+
+        return LocalEngine(
+            self._home / "jobs" / (use if pool == "local" else f"{use}.{pool}"),
+            unit=self._unit(pool),
+            price_usd_per_hour=price_usd_per_hour,
+            cwd=self._home.parent,
+        )
+
+    def plans(self, use: str) -> tuple[PoolPlan, ...]:
+        """All pools, for the loop; and one for bodies where no pool is this machine."""
+        default = self._settings.default_pool
+
+        def plan(name: str) -> PoolPlan:
+            settings = self._settings.pools.get(name, PoolSettings())
+            return PoolPlan(
+                name,
+                lambda: self.open(name, use),
+                engine=settings.engine,
+                price_usd_per_hour=settings.price_usd_per_hour,
+                is_default=name == default,
+                most_units=settings.most_units,
+                is_for_steps=name in self._settings.pools,
+            )
+
+        return tuple(plan(name) for name in dict.fromkeys((*self._settings.pools, self.body_pool)))
+
+    def most_warm(self) -> dict[str, int]:
+        """How many idle workers each pool keeps."""
+        warm = {name: pool.workers or MOST_WARM for name, pool in self._settings.pools.items()}
+        for name in self.local_pools or (self.body_pool,):
+            settings = self._settings.pools.get(name, PoolSettings())
+            warm[name] = settings.workers or 2 + int(self._unit(name).cores)
+        return warm
+
+
+def _scheme(pool: PoolSettings) -> str:
+    return pool.engine.partition("://")[0].partition("+")[0]
