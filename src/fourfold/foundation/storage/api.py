@@ -26,7 +26,7 @@ from fourfold.core.storage import (
 )
 from fourfold.core.times import Instant, duration_s
 from fourfold.foundation.storage import given
-from fourfold.foundation.storage.columns.made import writing
+from fourfold.foundation.storage.columns.made import part_of, remember, writing
 from fourfold.foundation.storage.expect import expected
 from fourfold.foundation.storage.given import Plain, Types, When, Where
 
@@ -254,9 +254,35 @@ class Table:
         return Table(self.name, tag=tag, storage=self._given)
 
     def read(self, *, columns: Sequence[str] | None = None, where: Where = ()) -> pa.Table:
-        """The rows, or those for which all conditions hold: `where=[("delay", ">", 30)]`."""
+        """The rows, or those for which all conditions hold: `where=[("delay", ">", 30)]`.
+
+        What was read of a version (by number, tag or time, or in a step) and is written as it is, is known
+        to come from it.
+        """
         wanted, conditions = given.columns(columns), given.conditions(where)
-        return self._storage.read(self.name, **self._pin, columns=wanted, where=conditions)
+        version = self._version_to_read()
+        if version is None:
+            return self._storage.read(self.name, **self._pin, columns=wanted, where=conditions)
+        rows = self._storage.read(self.name, version=version, columns=wanted, where=conditions)
+        part = part_of(
+            Ref("table", self.name, str(version)),
+            rows.schema.names,
+            filters=[column for column, _, _ in conditions],
+        )
+        remember(rows, part)
+        return rows
+
+    def _version_to_read(self) -> int | None:
+        """The version whose rows are meant; `None` of a live table that is read in no step: those may be in
+        no version yet."""
+        pins = {name for name, pin in self._pin.items() if pin is not None}
+        if pins == {"version"}:
+            return int(self._pin["version"])
+        if not pins and context.ambient() is None:
+            return None
+        from fourfold.foundation.storage.query import pinned
+
+        return pinned(self._storage, TablePin(self.name, **self._pin)).version
 
     def scan(self, *, columns: Sequence[str] | None = None, where: Where = ()) -> pa.RecordBatchReader:
         """As `read`, as a stream of batches: for tables larger than memory."""

@@ -82,6 +82,11 @@ def schema_of(storage: Storage, info: TableInfo) -> pa.Schema:
         return storage.scan(info.name, version=info.version).schema
 
 
+def columns_at(storage: Storage, table: str, version: int) -> tuple[str, ...]:
+    """The names of a version's columns."""
+    return tuple(column.name for column in storage.describe(table, version=version).columns)
+
+
 def moment_of(when: When) -> Instant:
     """A point in time as an instant."""
     if isinstance(when, str):

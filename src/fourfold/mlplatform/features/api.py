@@ -24,6 +24,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from fourfold.core import context
@@ -268,20 +269,39 @@ class TrainingSet:
 
 def training_set(
     service: FeatureService | str,
-    entities: pa.Table,
+    entities: Any,
     *,
     at: str = "at",
     join: Join | str = Join.point_in_time,
     versions: Mapping[str, int] | None = None,
     cache: bool = True,
 ) -> TrainingSet:
-    """The rows of `entities`, all and in order, with the service's features as of the column `at`."""
+    """The rows of `entities`, all and in order, with the service's features as of the column `at`.
+
+    Entities are an Arrow table or whatever else speaks Arrow. Lineage keeps which columns of which versions
+    the features came from; the labels' too, where they are a DuckDB relation over tables or a version as it
+    was read:
+
+        fs.training_set(delays, ff.query('select origin, due as at, late from "flights@v3"'))
+    """
+    import pyarrow as pa
+
+    from fourfold.foundation.storage import given
+    from fourfold.foundation.storage.columns.made import part_of, query_of, remember
     from fourfold.mlplatform.features.training import training_set_info
 
-    data = context.services().features.training_set(
-        _name(service), entities, at=at, join=Join(join), versions=versions, cache=cache
+    opened = context.services()
+    rows = given.arrow(entities)
+    labels = rows if isinstance(rows, pa.Table) else rows.read_all()
+    if labels is not entities and (origin := query_of(entities, partial(given.columns_at, opened.storage))):
+        remember(labels, origin)
+    data = opened.features.training_set(
+        _name(service), labels, at=at, join=Join(join), versions=versions, cache=cache
     )
-    return TrainingSet(data, training_set_info(data))
+    info = training_set_info(data)
+    if cache:
+        remember(data, part_of(context.Ref("training_set", info.fingerprint), data.schema.names))
+    return TrainingSet(data, info)
 
 
 def push(source: values.Source | str, events: Any, *, record: bool = True) -> values.Pushed:

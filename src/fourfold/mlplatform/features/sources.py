@@ -10,6 +10,7 @@ from fourfold.core import context
 from fourfold.core.errors import Refused, did_you_mean
 from fourfold.core.features import Kind, Source
 from fourfold.core.services.storage import Storage
+from fourfold.foundation.storage.given import columns_at
 from fourfold.mlplatform.features.columns import normal_table
 from fourfold.mlplatform.features.ingest import Batch, Ingest, batch_of
 from fourfold.mlplatform.features.offline import unique_events
@@ -27,6 +28,10 @@ class SourceTables:
         """The columns of a table. Looking at them is not a read that lineage should know of."""
         with context.within(None):
             return self._storage.scan(table).schema
+
+    def columns(self, table: str, version: int) -> tuple[str, ...]:
+        """The names of a version's columns."""
+        return columns_at(self._storage, table, version)
 
     def newest_version(self, table: str) -> int:
         """A version with all rows that are there now, those of inserts too."""

@@ -8,11 +8,11 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from fourfold.catalog import audit, lineage, rows
+from fourfold.catalog import audit, columns, lineage, rows
 from fourfold.catalog.database import Catalog, metadata
 from fourfold.core.context import Ref
 from fourfold.core.features import FeatureService, Kind, ServiceInfo, TrainingSetInfo, View, ViewInfo
-from fourfold.core.lineage import Edge
+from fourfold.core.lineage import Edge, MadeByQuery
 from fourfold.core.times import Instant
 from fourfold.core.wire import decode, encode
 
@@ -142,8 +142,9 @@ class FeatureRecords:
                 return info
         return None
 
-    def keep_training_set(self, info: TrainingSetInfo, blob: str) -> None:
-        """Record a training set; the same fingerprint again changes nothing but where its rows are."""
+    def keep_training_set(self, info: TrainingSetInfo, blob: str, made: MadeByQuery) -> None:
+        """Record a training set, and where its columns came from; the same fingerprint again changes nothing
+        but where its rows are."""
         value = {
             "fingerprint": info.fingerprint,
             "service": info.service,
@@ -153,9 +154,10 @@ class FeatureRecords:
         }
         with self._catalog.write() as connection:
             rows.put(connection, training_set_table, value)
-            made = Ref("training_set", info.fingerprint)
             sources = [Ref("table", name, str(version)) for name, version in info.table_versions.items()]
-            lineage.record(connection, [Edge(source, made, None, info.made_at) for source in sources])
+            sources.append(Ref("feature_service", info.service, info.service_version))
+            lineage.record(connection, [Edge(source, made.target, None, info.made_at) for source in sources])
+            columns.record(connection, info.made_at, made)
 
     def training_set(self, fingerprint: str) -> tuple[TrainingSetInfo, str] | None:
         """A training set's record, and the digest of its rows (empty where they were not kept)."""

@@ -9,10 +9,13 @@ from collections.abc import Mapping
 import pyarrow as pa
 
 from fourfold.core import context
+from fourfold.core.context import Ref
 from fourfold.core.errors import Corrupted, NotFound, Refused, did_you_mean
 from fourfold.core.features import Join, ServiceInfo, TrainingSetInfo
 from fourfold.core.ports.blobs import BlobStore, Digest
 from fourfold.core.ports.clock import Clock
+from fourfold.foundation.storage.columns.made import made_by, query_of
+from fourfold.mlplatform.features.provenance import labels_known, training_set_columns
 from fourfold.mlplatform.features.sources import SourceTables, kinds_of_records
 from fourfold.mlplatform.features.tables import FeatureRecords, ViewRecord
 from fourfold.mlplatform.features.training import (
@@ -57,10 +60,10 @@ class TrainingSets:
         versions = self._versions(views, pinned)
         digest = digest_of(entities)
         fingerprint = fingerprint_of(service.service, digest, versions, at=at, join=join)
-        context.record_read(context.Ref("feature_service", service.service.name, service.version))
+        context.record_read(Ref("feature_service", service.service.name, service.version))
         if cache and (kept := self._kept(fingerprint)) is not None:
             for table, version in versions.items():
-                context.record_read(context.Ref("table", table, str(version)))
+                context.record_read(Ref("table", table, str(version)))
             return kept
         events = {
             source.name: self._tables.events(source, kinds_of_records(group), versions[source.table])
@@ -80,8 +83,15 @@ class TrainingSets:
             seconds=time.perf_counter() - began,
         )
         if cache:
-            self._records.keep_training_set(info, self._blobs.put(_packed(data)))
-            context.record_write(context.Ref("training_set", fingerprint))
+            origin = query_of(entities, self._tables.columns)
+            labels = labels_known(origin, entities.schema.names, digest)
+            columns = training_set_columns(service.service, views, versions, labels, at=at)
+            here = context.ambient()
+            made = made_by(
+                columns, Ref("training_set", fingerprint), None if here is None else here.executing.ref
+            )
+            self._records.keep_training_set(info, self._blobs.put(_packed(data)), made)
+            context.record_write(made.target)
         return with_info(data, info)
 
     def _versions(self, views: Mapping[str, ViewRecord], pinned: Mapping[str, int]) -> dict[str, int]:

@@ -11,22 +11,30 @@ import itertools
 import re
 import secrets
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 from fourfold.core.context import Ref
 from fourfold.core.errors import FourfoldError
-from fourfold.core.lineage import ColumnEdge, How, Influence, MadeByQuery, QueryColumns, UnknownColumns
+from fourfold.core.lineage import (
+    ColumnEdge,
+    How,
+    Influence,
+    MadeByQuery,
+    OutputColumn,
+    QueryColumns,
+    UnknownColumns,
+)
 
 Describe = Callable[[str, int], tuple[str, ...]]
 """The columns of a table at a version."""
 
 _VERSIONED = re.compile(r"(?P<table>[^@]+(@[^@]+)?)@(?P<version>\d+)")
 _numbers = itertools.count(1)
-_results: dict[int, tuple[weakref.ref[Any], Query]] = {}
+_results: dict[int, tuple[weakref.ref[Any], Origin]] = {}
 _views: dict[str, Query] = {}
 _written: ContextVar[object] = ContextVar("fourfold_written", default=None)
 
@@ -50,6 +58,22 @@ class Query:
         return frozenset(own.union(*(view.refs for view in self.views.values())))
 
 
+@dataclass(frozen=True, slots=True)
+class Derived:
+    """What was made otherwise than by a query, with its columns as its maker knows them."""
+
+    columns: QueryColumns
+    """An input is called as lineage calls it: `table:flights@3`."""
+    refs: frozenset[Ref]
+    """All things that are named there."""
+    sql: str = ""
+    unknown: str = ""
+    """What of it is not known."""
+
+
+Origin: TypeAlias = Query | Derived
+
+
 def version_name(table: str, version: int) -> str:
     """What a version of a table is called in DuckDB, so that a relation's own SQL tells what it read."""
     return f"{table}@{version}"
@@ -71,14 +95,22 @@ def keep_view(name: str, query: Query, owner: Any) -> None:
     weakref.finalize(owner, _views.pop, name, None)
 
 
-def remember(result: Any, query: Query) -> None:
-    """Keep which query gave this table or stream, as long as the object lives."""
+def remember(result: Any, origin: Origin) -> None:
+    """Keep what gave this table or stream, as long as the object lives."""
     key = id(result)
-    _results[key] = (weakref.ref(result, lambda _: _results.pop(key, None)), query)
+    _results[key] = (weakref.ref(result, lambda _: _results.pop(key, None)), origin)
 
 
-def query_of(data: object, describe: Describe) -> Query | None:
-    """The query that gave this data: a DuckDB relation's own, or the one remembered; `None` without one."""
+def part_of(ref: Ref, columns: Iterable[str], *, filters: Iterable[str] = ()) -> Derived:
+    """Some columns of a thing as they are, and of its rows those that conditions on other columns choose."""
+    called = str(ref)
+    outputs = tuple(OutputColumn(name, (Influence(called, name, How.identity),)) for name in columns)
+    rows = tuple(Influence(called, name, How.filter) for name in sorted(set(filters)))
+    return Derived(QueryColumns(outputs, rows), frozenset({ref}))
+
+
+def query_of(data: object, describe: Describe) -> Origin | None:
+    """What gave this data: a DuckDB relation's own query, or what is remembered; `None` without it."""
     found = _results.get(id(data))
     if found is not None and found[0]() is data:
         return found[1]
@@ -102,28 +134,38 @@ def being_written() -> object:
     return _written.get()
 
 
-def made_by(query: Query, target: Ref, by: Ref | None) -> MadeByQuery:
-    """What to record of a version that holds a query's result."""
+def made_by(origin: Origin, target: Ref, by: Ref | None) -> MadeByQuery:
+    """What to record of a version that holds the result of a query, or what was made otherwise."""
+    if isinstance(origin, Derived):
+        return MadeByQuery(
+            target, origin.sql, _edges(origin.columns, origin.refs, target), origin.unknown, by
+        )
     from fourfold.foundation.storage.columns.of_sql import without_literals
 
-    sql = without_literals(query.sql, views=_texts(query))
-    found = followed(query)
-    refs = {str(ref): ref for ref in query.refs}
+    sql = without_literals(origin.sql, views=_texts(origin))
+    found = followed(origin)
     if isinstance(found, UnknownColumns):
-        unknown = [ColumnEdge(ref, "", target, "", How.unknown) for ref in sorted(query.refs)]
+        unknown = [ColumnEdge(ref, "", target, "", How.unknown) for ref in sorted(origin.refs)]
         return MadeByQuery(target, sql, tuple(unknown), found.reason, by)
+    return MadeByQuery(target, sql, _edges(found, origin.refs, target), by=by)
+
+
+def _edges(found: QueryColumns, refs: Iterable[Ref], target: Ref) -> tuple[ColumnEdge, ...]:
+    called = {str(ref): ref for ref in refs}
     ends = [(output.name, each) for output in found.outputs for each in output.influences]
     ends += [("", each) for each in found.rows]
     edges = {
-        ColumnEdge(refs[each.input], each.column, target, column, each.how, each.is_masked)
+        ColumnEdge(called[each.input], each.column, target, column, each.how, each.is_masked)
         for column, each in ends
     }
-    return MadeByQuery(target, sql, tuple(sorted(edges)), by=by)
+    return tuple(sorted(edges))
 
 
-def followed(query: Query) -> QueryColumns | UnknownColumns:
+def followed(query: Origin) -> QueryColumns | UnknownColumns:
     """Where a query's columns come from, also through its views; an input is called as lineage calls it
     (`table:flights@3`)."""
+    if isinstance(query, Derived):
+        return query.columns
     from fourfold.foundation.storage.columns.of_sql import columns_of_sql
 
     views = {}
