@@ -22,8 +22,8 @@ class Ref:
     """A thing at a version: what lineage connects.
 
     `kind` is one of `table`, `insert` (rows on their way to a table, by number), `files`, `dataset`, `blob`,
-    `run`, `model`, `feature_service`, `training_set`, `endpoint`, `step` (a step call of a flow run),
-    `flow_run`. `version` is empty for what has none.
+    `run`, `model`, `feature_service`, `training_set`, `labels` (rows handed in for one, by digest),
+    `endpoint`, `step` (a step call of a flow run), `flow_run`. `version` is empty for what has none.
     """
 
     kind: str

@@ -255,6 +255,8 @@ class TrainingSetInfo:
     made_at: Instant
     seconds: float = 0.0
     is_cached: bool = False
+    types: tuple[str, ...] = ()
+    """Of the columns, in Arrow's words; empty in records of before they were kept."""
 
 
 class Status(StrEnum):

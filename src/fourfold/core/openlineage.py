@@ -204,7 +204,7 @@ def dataset(
         facets["version"] = _facet("DatasetVersionDatasetFacet", {"datasetVersion": what.ref.version})
     if what.columns:
         fields = [
-            {"name": column.name, "type": column.type, "ordinal_position": place}
+            {"name": column.name, **({"type": column.type} if column.type else {}), "ordinal_position": place}
             for place, column in enumerate(what.columns, start=1)
         ]
         facets["schema"] = _facet("SchemaDatasetFacet", {"fields": fields})
@@ -231,7 +231,7 @@ def _uri(what: Dataset) -> str:
 def _column_lineage(edges: Iterable[ColumnEdge], others: Mapping[Ref, Dataset]) -> Json:
     onto: dict[str, dict[tuple[Ref, str], list[ColumnEdge]]] = {}
     for edge in sorted(edges):
-        if edge.source in others:
+        if edge.source in others and edge.how is not How.unknown:
             onto.setdefault(edge.column, {}).setdefault((edge.source, edge.source_column), []).append(edge)
 
     def fields(column: str) -> list[Json]:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from fourfold.core.ports.event_sink import EventSink
     from fourfold.core.ports.online import OnlineStore
     from fourfold.core.ports.tables import TableStore
+    from fourfold.core.storage import Column
     from fourfold.foundation.compute.environments import Environments
     from fourfold.foundation.compute.service import Compute
     from fourfold.foundation.storage.backup import Backups
@@ -319,8 +320,22 @@ class Project:
         store = self.settings.storage.partition("?")[0]
         if not store or store.startswith("file://"):
             store = f"file://{self._folder(store, self.home).resolve()}"
-        facts = ProjectFacts(self.database, lambda: self.storage, project=self.settings.project, store=store)
+        facts = ProjectFacts(
+            self.database,
+            lambda: self.storage,
+            project=self.settings.project,
+            store=store,
+            columns_of=self._columns_of,
+        )
         return LineageEvents(self.database, facts, self.clock, sink=self._event_sink())
+
+    def _columns_of(self, ref: Ref) -> tuple[Column, ...]:
+        """The columns of a training set: lineage tells of it, and lives below the room that makes it."""
+        from fourfold.mlplatform.features.tables import FeatureRecords
+
+        if ref.kind != "training_set":
+            return ()
+        return FeatureRecords(self.database).training_set_columns(ref.name)
 
     def _event_sink(self) -> EventSink | None:
         """Where events about lineage go, if anywhere."""

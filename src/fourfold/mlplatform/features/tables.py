@@ -13,6 +13,7 @@ from fourfold.catalog.database import Catalog, metadata
 from fourfold.core.context import Ref
 from fourfold.core.features import FeatureService, Kind, ServiceInfo, TrainingSetInfo, View, ViewInfo
 from fourfold.core.lineage import Edge, MadeByQuery
+from fourfold.core.storage import Column
 from fourfold.core.times import Instant
 from fourfold.core.wire import decode, encode
 
@@ -165,6 +166,15 @@ class FeatureRecords:
         with self._catalog.read() as connection:
             row = connection.execute(sa.select(table).where(table.c.fingerprint == fingerprint)).one_or_none()
         return None if row is None else (decode(row.record, TrainingSetInfo), str(row.blob))
+
+    def training_set_columns(self, fingerprint: str) -> tuple[Column, ...]:
+        """A training set's columns; none of one that is unknown."""
+        found = self.training_set(fingerprint)
+        if found is None:
+            return ()
+        info = found[0]
+        types = info.types or ("",) * len(info.columns)
+        return tuple(Column(name, kind) for name, kind in zip(info.columns, types, strict=True))
 
     def training_sets(self, service: str | None, limit: int) -> list[TrainingSetInfo]:
         """The training sets, the newest first."""

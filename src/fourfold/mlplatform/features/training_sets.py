@@ -79,6 +79,7 @@ class TrainingSets:
             table_versions=versions,
             rows=len(data),
             columns=tuple(data.schema.names),
+            types=tuple(str(kind) for kind in data.schema.types),
             made_at=self._clock.now(),
             seconds=time.perf_counter() - began,
         )

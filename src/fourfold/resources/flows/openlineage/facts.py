@@ -12,6 +12,7 @@ from fourfold.core.errors import FourfoldError
 from fourfold.core.lineage import MadeByQuery
 from fourfold.core.openlineage import Dataset, dataset_name
 from fourfold.core.services.storage import Storage
+from fourfold.core.storage import Column
 
 LOOK_BACK = 1000
 """Versions of a table among which one is looked for, to tell how many rows it brought."""
@@ -22,9 +23,18 @@ _DATA = ("table", "model", "training_set", "feature_service", "run", "endpoint",
 class ProjectFacts:
     """Fulfils `events.Facts` over the project's own rooms."""
 
-    def __init__(self, catalog: Catalog, storage: Callable[[], Storage], *, project: str, store: str) -> None:
+    def __init__(
+        self,
+        catalog: Catalog,
+        storage: Callable[[], Storage],
+        *,
+        project: str,
+        store: str,
+        columns_of: Callable[[Ref], tuple[Column, ...]] = lambda _: (),
+    ) -> None:
         """`store` is the address under which the tables are, as others would write it; `storage` is opened
-        when a table is first told of."""
+        when a table is first told of. `columns_of` knows the columns of what rooms above keep."""
+        self._columns_of = columns_of
         self._catalog = catalog
         self._storage = storage
         self._project = project
@@ -43,7 +53,8 @@ class ProjectFacts:
 
     def _dataset(self, ref: Ref) -> Dataset:
         if ref.kind != "table":
-            return Dataset(ref, f"fourfold://{self._project}", f"{ref.kind}/{ref.name}")
+            columns_of = self._columns_of(ref)
+            return Dataset(ref, f"fourfold://{self._project}", f"{ref.kind}/{ref.name}", columns_of)
         namespace, name = dataset_name(self._store, ref.name)
         try:
             with context.within(None):  # telling of a table is not reading it
