@@ -43,6 +43,16 @@ class Engines:
         match _scheme(settings):
             case "local":
                 return self.local(pool, use, price_usd_per_hour=settings.price_usd_per_hour)
+            case "slurm":
+                from fourfold.adapters.slurm import open_slurm
+
+                return open_slurm(
+                    settings.engine,
+                    home=self._home,
+                    use=f"{use}.{pool}",
+                    price_usd_per_hour=settings.price_usd_per_hour,
+                    cwd=self._home.parent,
+                )
             case other:
                 raise Refused(f"pool '{pool}' has an engine that nobody answers: '{other}://'")
 
