@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,10 @@ class CutDisk(Disk):
         self.step("unlink")
         self.under.unlink(path)
 
+    def rmdir(self, path: Path) -> None:
+        self.step("unlink")
+        self.under.rmdir(path)
+
     def mkdir(self, path: Path) -> None:
         if path.exists():
             return
@@ -134,7 +139,11 @@ class ForgetfulDisk(Disk):
         if not path.is_dir():
             self._bytes[inode] = path.read_bytes()
             return
-        self._names[inode] = {entry.name: self._hold(entry) for entry in path.iterdir()}
+        names = {}
+        for entry in path.iterdir():
+            with suppress(FileNotFoundError):  # another thread renamed it since
+                names[entry.name] = self._hold(entry)
+        self._names[inode] = names
 
     def after_a_cut(self, root: Path, target: Path, *, names_last: bool) -> None:
         """Make `target` what `root` is after a power cut: bytes are there only if they were synced.

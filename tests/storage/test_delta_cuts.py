@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
 from datetime import date
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 from deltalake import DeltaTable
-from tests.storage.disks import FULL, CutDisk, ForgetfulDisk, Killed, QuickDisk
+from tests.storage.cutting import Operation, Told, cuts, leftovers, told
+from tests.storage.disks import FULL, CutDisk, ForgetfulDisk, QuickDisk
 
 from fourfold.adapters.delta import DeltaTables
 from fourfold.adapters.delta.disk import Disk
 from fourfold.adapters.delta.local import LocalPlace
-from fourfold.core.errors import NotFound, OutOfSpace
 from fourfold.core.ports.tables import Evolution
 from fourfold.core.times import Instant
-from fourfold.testing.table_kit.given import DAY_1, DAY_2, held, rows, stream
+from fourfold.testing.table_kit.given import DAY_1, DAY_2, rows, stream
 
-Operation = Callable[[DeltaTables], object]
 LATER = Instant(2**60)
 
 NARROW = pa.schema([("n", pa.int32()), ("day", pa.date32())])
@@ -50,8 +48,6 @@ OPERATIONS: dict[str, Operation] = {
     "drop": lambda s: s.drop("t"),
     "drop a branch": lambda s: s.drop("t@dev"),
 }
-Told = dict[str, list[list[tuple[object, ...]] | None]]
-"""Name to what each of its versions holds; `None` where it was vacuumed."""
 
 
 def begun(folder: Path, disk: Disk) -> DeltaTables:
@@ -63,22 +59,6 @@ def begun(folder: Path, disk: Disk) -> DeltaTables:
     store.fork("t", "dev", version=2)
     store.append("t@dev", few(5))
     return store
-
-
-def told(store: DeltaTables) -> Told:
-    """Everything that the store holds."""
-    names = [(name, branch) for name in store.names() for branch in ("", *store.branches(name))]
-    return {address: versions(store, address) for address in (n + (b and f"@{b}") for n, b in names)}
-
-
-def versions(store: DeltaTables, name: str) -> list[list[tuple[object, ...]] | None]:
-    found: list[list[tuple[object, ...]] | None] = []
-    for version in range(store.snapshot(name).version + 1):
-        try:
-            found.append(held(store, name=name, version=version))
-        except NotFound:
-            found.append(None)
-    return found
 
 
 def check(folder: Path, before: Told, after: Told, *, is_done: bool) -> None:
@@ -106,46 +86,6 @@ def check(folder: Path, before: Told, after: Told, *, is_done: bool) -> None:
     assert told(store) == {name: [*found[name], now[-1]] for name, now in told(store).items()}
 
 
-def leftovers(store: DeltaTables, folder: Path, name: str) -> list[str]:
-    """Files of a table that no version names and nobody needs."""
-    needed = set()
-    for address in (name, *(f"{name}@{branch}" for branch in store.branches(name))):
-        for version in range(store.snapshot(address).version + 1):
-            needed |= {file.stored_at for file in store._log(address).at(version).files.values()}
-    there = {str(path.relative_to(folder / name)) for path in (folder / name).rglob("*") if path.is_file()}
-    return sorted(path for path in there - needed if "_delta_log/0" not in path)
-
-
-def cuts(
-    base: Path, name: str, disk: CutDisk, *, error: int | None = None, durable: ForgetfulDisk | None = None
-) -> Iterator[tuple[Path, bool]]:
-    """The operation cut at each step, and at last not: the folder, and whether it was acknowledged."""
-    for number in range(500):
-        folder = base.with_name(f"cut-{number}")
-        shutil.copytree(base, folder)
-        if durable is not None:
-            durable.sync_all(folder)
-        disk.arm(None)
-        store = DeltaTables(LocalPlace(folder, disk))
-        for address in ("t", "t@dev"):
-            with store._log(address).turn():
-                pass  # so that their folders are known to be safe, as they are to a store at work
-        disk.arm(number, error)
-        try:
-            OPERATIONS[name](store)
-            is_done = True
-        except (Killed, OutOfSpace):
-            is_done = False
-        was_cut = disk.was_cut
-        disk.arm(None)
-        yield folder, is_done
-        shutil.rmtree(folder)
-        if not was_cut:
-            assert is_done
-            return
-    raise AssertionError("the operation has no end")
-
-
 def uncut(tmp_path: Path, name: str) -> tuple[Path, Told, Told]:
     """A folder as it is before the operation, and what it holds before and after."""
     base, done = tmp_path / "base", tmp_path / "done"
@@ -159,7 +99,7 @@ def uncut(tmp_path: Path, name: str) -> tuple[Path, Told, Told]:
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_a_process_killed_at_any_step_leaves_the_old_or_the_new(tmp_path: Path, name: str) -> None:
     base, before, after = uncut(tmp_path, name)
-    for folder, is_done in cuts(base, name, CutDisk()):
+    for folder, is_done in cuts(base, OPERATIONS[name], CutDisk()):
         check(folder, before, after, is_done=is_done)
 
 
@@ -168,7 +108,7 @@ def test_a_process_killed_at_any_step_leaves_the_old_or_the_new(tmp_path: Path, 
 def test_a_power_cut_at_any_step_leaves_what_was_acknowledged(tmp_path: Path, name: str) -> None:
     base, before, after = uncut(tmp_path, name)
     durable = ForgetfulDisk()
-    for folder, is_done in cuts(base, name, CutDisk(durable), durable=durable):
+    for folder, is_done in cuts(base, OPERATIONS[name], CutDisk(durable), durable=durable):
         for names_last in (False, True):
             again = tmp_path / "again"
             durable.after_a_cut(folder, again, names_last=names_last)
@@ -184,7 +124,7 @@ TAKING_ROOM = [name for name in OPERATIONS if name not in {"vacuum", "drop", "dr
 @pytest.mark.parametrize("name", TAKING_ROOM)
 def test_a_disk_that_is_full_at_any_step_leaves_the_table_as_it_was(tmp_path: Path, name: str) -> None:
     base, before, after = uncut(tmp_path, name)
-    for folder, is_done in cuts(base, name, CutDisk(), error=FULL):
+    for folder, is_done in cuts(base, OPERATIONS[name], CutDisk(), error=FULL):
         if not is_done:
             store = DeltaTables(folder)
             assert told(store) == before

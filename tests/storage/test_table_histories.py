@@ -17,7 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from fourfold.adapters.delta import DeltaTables
 from fourfold.core.errors import Conflict, NotFound, Refused
-from fourfold.core.ports.tables import Commit, Evolution, Mark, TableStore
+from fourfold.core.ports.tables import Commit, Evolution, Mark, RowKey, TableStore
 from fourfold.core.storage import Condition
 from fourfold.core.times import Instant
 from fourfold.testing.table_kit.given import held, tuples
@@ -162,6 +162,27 @@ class Histories(RuleBasedStateMachine):
             assert ("t", kept) not in lost
             assert ("t", store.snapshot("t").version) not in lost
             assert all(store.history("t")[-1 - version].at < before for _, version in lost)
+
+    @precondition(lambda self: self._versions("t") > 0 and not self._is_vacuumed())
+    @rule(n=st.integers(0, 4), origin=st.sampled_from(["EWR", "JFK", ""]), dry_run=st.booleans())
+    def erase(self, n: int, origin: str, dry_run: bool) -> None:
+        self.seconds += 1
+        key: RowKey = {"n": n, "origin": origin} if origin else {"n": n}
+        mark = Mark(at=Instant(self.seconds * 1_000_000), by="ada", step="s")
+        told = [
+            store.erase("t", keys=[key], before=Instant(2**60), mark=mark, dry_run=dry_run)
+            for store in self.stores
+        ]
+        assert told[0].rows == told[1].rows
+        assert told[0].commits.keys() == told[1].commits.keys()
+        asked: list[Condition] = [(column, "==", value) for column, value in key.items()]
+        for where, version in sorted(self._readable(self.stores[1]) if not dry_run else ()):
+            assert not tuples(self.stores[1].scan(where, version=version, where=tuple(asked)))
+
+    def _is_vacuumed(self) -> bool:
+        """Whether one of the stores has lost versions, which need not be those that the other has lost."""
+        everything = {(where, v) for where in ADDRESSES for v in range(self._versions(where))}
+        return any(self._readable(store) != everything for store in self.stores)
 
     # What is always so
 

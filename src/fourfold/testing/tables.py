@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TypeAlias
@@ -11,15 +11,17 @@ from typing import TypeAlias
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from fourfold.core.decide import branching, evolving, keys, partitions, retention, schemas
+from fourfold.core.decide import branching, erasing, evolving, keys, partitions, retention, schemas
 from fourfold.core.errors import NotFound, Refused
 from fourfold.core.ports.tables import (
     UNMARKED,
     Ability,
     Commit,
     Difference,
+    Erased,
     Evolution,
     Mark,
+    RowKey,
     Rows,
     Snapshot,
     Vacuumed,
@@ -352,6 +354,71 @@ class MemoryTables:
                 for number in lost:
                     versions[number] = replace(versions[number], files=(), is_vacuumed=True)
             return Vacuumed(len(unused), sum(file.nbytes for file in unused), lost)
+
+    def erase(
+        self,
+        name: str,
+        *,
+        keys: Sequence[RowKey],
+        before: Instant,  # noqa: ARG002 - whatever is here is of a version
+        mark: Mark = UNMARKED,
+        dry_run: bool = False,
+    ) -> Erased:
+        self._need(Ability.erase, "erase rows from older versions")
+        self._check_mark(mark)
+        branching.only_table(name, "be erased from by itself")
+        with self._lock:
+            self._version(name, None)
+            addresses = [name, *(str(TableAddress(name, b)) for b in sorted(self._branches.get(name, {})))]
+            everything = [version for address in addresses for version in self._tables[address]]
+            erasing.check(name, keys, (version.schema for version in everything))
+            wanted = erasing.Wanted(keys)
+            left: dict[int, tuple[pa.Table, pa.Table]] = {}
+            """By a file's identity, the file and what stays of it."""
+            for file in _all(version.files for version in everything):
+                if id(file) not in left and pc.any(mask := wanted.mask(file)).as_py():
+                    left[id(file)] = file, file.filter(pc.invert(mask))
+            rows = {address: self._gone(address, left) for address in addresses}
+            commits: dict[str, Commit] = {}
+            for address, gone in rows.items() if not dry_run else ():
+                if any(gone):
+                    commits[address] = self._without(address, left, gone, mark)
+            files = [file for file, _ in left.values()]
+            found = {a: {v: count for v, count in enumerate(gone) if count} for a, gone in rows.items()}
+            return Erased(
+                rows={address: gone for address, gone in found.items() if gone},
+                file_count=len(files),
+                size_bytes=sum(file.nbytes for file in files),
+                commits=commits,
+            )
+
+    def _gone(self, address: str, left: Mapping[int, tuple[pa.Table, pa.Table]]) -> list[int]:
+        """How many rows each version loses."""
+        return [
+            sum(len(left[id(file)][0]) - len(left[id(file)][1]) for file in v.files if id(file) in left)
+            for v in self._tables[address]
+        ]
+
+    def _without(
+        self,
+        address: str,
+        left: Mapping[int, tuple[pa.Table, pa.Table]],
+        gone: Sequence[int],
+        mark: Mark,
+    ) -> Commit:
+        """Have all versions without the rows, and one more that says so."""
+        versions = self._tables[address]
+        for number, version in enumerate(versions):
+            files = _all(_file(left[id(f)][1]) if id(f) in left else (f,) for f in version.files)
+            is_begun = version.commit.operation == "branch"
+            before = gone[number - 1] if number else gone[number] if is_begun else 0
+            commit = erasing.recounted(version.commit, gone=gone[number], gone_before=before)
+            versions[number] = replace(version, files=files, commit=commit)
+        last = versions[-1]
+        if last.commit.operation == "erase" and not gone[-1]:
+            return last.commit
+        draft = _Draft("erase", last.schema, last.files, last.partition_by)
+        return self._commit(address, last, draft, mark)
 
     def drop(self, name: str) -> None:
         address = table_address(name)

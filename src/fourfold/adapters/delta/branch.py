@@ -12,7 +12,7 @@ from fourfold.adapters.delta import history
 from fourfold.adapters.delta import metadata as meta
 from fourfold.adapters.delta.actions import DataFile
 from fourfold.adapters.delta.errors import no_table
-from fourfold.adapters.delta.evolve import check_there
+from fourfold.adapters.delta.evolve import whole
 from fourfold.adapters.delta.log import Log
 from fourfold.adapters.delta.state import State
 from fourfold.adapters.delta.transaction import Outcome
@@ -44,14 +44,13 @@ class Fork:
                 table=address.table,
                 branch=address.branch,
             )
-        check_there(self._table, self._table.at(self._version))
+        whole(self._table, self._version)
         return True
 
     def outcome(self, state: State | None) -> Outcome | None:
         if state is not None:
             return None
-        begun = self._table.at(self._version)
-        check_there(self._table, begun)
+        begun = whole(self._table, self._version)
         fresh = meta.created(begun.schema, begun.partition_by, begun.at // 1000)
         return Outcome(
             metadata=meta.read({**begun.metadata.action, "id": fresh.action["id"]}),

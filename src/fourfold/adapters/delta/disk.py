@@ -38,5 +38,9 @@ class Disk:
     def unlink(self, path: Path) -> None:
         path.unlink(missing_ok=True)
 
+    def rmdir(self, path: Path) -> None:
+        """Remove a folder in which nothing is."""
+        path.rmdir()
+
     def mkdir(self, path: Path) -> None:
         path.mkdir(exist_ok=True)

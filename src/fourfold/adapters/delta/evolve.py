@@ -12,6 +12,7 @@ from fourfold.adapters.delta.rewrite import rewritten
 from fourfold.adapters.delta.state import State
 from fourfold.adapters.delta.transaction import Outcome
 from fourfold.core.decide import evolving
+from fourfold.core.errors import NotFound
 from fourfold.core.ports.tables import Evolution
 
 
@@ -91,14 +92,13 @@ class Restore:
     def prepare(self, state: State | None) -> bool:
         if state is None:
             raise no_table(self._log.name)
-        check_there(self._log, self._log.at(self._version))
+        whole(self._log, self._version)
         return True
 
     def outcome(self, state: State | None) -> Outcome | None:
         if state is None:
             raise no_table(self._log.name)
-        old = self._log.at(self._version)
-        check_there(self._log, old)  # again: nobody vacuums while it is our turn
+        old = whole(self._log, self._version)  # again: nobody vacuums while it is our turn
         removed = [file for path, file in state.files.items() if path not in old.files]
         added = [file for path, file in old.files.items() if path not in state.files]
         return Outcome(
@@ -109,6 +109,18 @@ class Restore:
             rows_added=sum(file.rows for file in added),
             rows_removed=sum(file.rows for file in removed),
         )
+
+
+def whole(log: Log, version: int) -> State:
+    """A version all of whose files are there; refused where some were vacuumed."""
+    state = log.at(version)
+    try:
+        check_there(log, state)
+    except NotFound:
+        log.forget()  # what we remember of it may be from before rows of it were erased
+        state = log.at(version)
+        check_there(log, state)
+    return state
 
 
 def check_there(log: Log, state: State) -> None:

@@ -78,6 +78,12 @@ class Staged:
         """Have no more to do with these files: a version names them now."""
         self._paths.difference_update([file.path for file in files])
 
+    def adopt(self, other: Staged, files: Iterable[DataFile]) -> None:
+        """Have from here on to do with those of these files that another write made, and it no longer."""
+        mine = other._paths.intersection(file.path for file in files)
+        self._paths |= mine
+        other._paths -= mine
+
     def discard(self) -> None:
         """Remove the files."""
         self._remove(set(self._paths))

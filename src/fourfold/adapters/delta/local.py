@@ -160,6 +160,14 @@ class LocalPlace:
         for path in paths:
             self._disk.unlink(self._root / path)
 
+    def prune(self, folders: Iterable[str]) -> None:
+        for folder in folders:
+            path = self._root / folder
+            with suppress(OSError):  # it is gone, or something is in it
+                self._disk.rmdir(path)
+                self._rooted.discard(path)
+                self._disk.sync(path.parent)
+
     def remove(self, folder: str) -> None:
         target = self._root / folder
         gone = target.with_name(f"{_DROPPED}{target.name}-{secrets.token_hex(4)}")

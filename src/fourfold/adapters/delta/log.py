@@ -20,7 +20,7 @@ from fourfold.adapters.delta import checkpoint
 from fourfold.adapters.delta.actions import DataFile, Entry, Json, parsed, text
 from fourfold.adapters.delta.errors import no_table, no_version, writable
 from fourfold.adapters.delta.place import Place, StoredFile
-from fourfold.adapters.delta.state import State, advanced
+from fourfold.adapters.delta.state import ERASE, State, advanced
 from fourfold.core.errors import Corrupted, OutOfSpace, Refused
 from fourfold.core.storage import MAIN, TableAddress
 from fourfold.core.times import Instant
@@ -175,11 +175,14 @@ class Log:
             raise InDoubt from error
 
     def checkpoint(self, state: State) -> None:
-        """Spare the next opening a hundred entries.
+        """Spare the next opening a hundred entries. It is to be our turn, and the state still what the log
+        says: else an erasure could be followed by a checkpoint that has the rows.
 
         The log is whole without it and the write that came here is done, so no failure matters.
         """
         with suppress(Exception):
+            if self.place.tag(self.path(state.version)) != state.tag:
+                return
             data, pointer = checkpoint.written(state, self.home)
             self.place.put(self.path(checkpoint.name_of(state.version)), data)
             self.place.put(self.path(checkpoint.POINTER), pointer)
@@ -269,8 +272,8 @@ class Log:
         found = re.search(rb'"version"\s*:\s*(\d+)', data or b"")
         return int(found[1]) if found else None
 
-    def _followed(self, state: State) -> State:
-        """The table after the entries that came since."""
+    def _followed(self, state: State) -> State | None:
+        """The table after the entries that came since; opened anew where older entries changed as well."""
         entries: list[Entry] = []
         while (tag := self.place.tag(self.path(state.version + len(entries) + 1))) is not None:
             version = state.version + len(entries) + 1
@@ -281,6 +284,9 @@ class Log:
             last_tag = tag
         if not entries:
             return state
+        if any(entry.own.get("operation") == ERASE for entry in entries):
+            self.forget()
+            return self._opened(None)
         self._note_foreign(entries)
         self._remember(state)
         return self._after(state, entries, last_tag)

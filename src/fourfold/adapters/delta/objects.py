@@ -126,6 +126,9 @@ class ObjectPlace:
     def delete(self, paths: Iterable[str]) -> None:
         self._objects.delete(self._key(path) for path in paths)
 
+    def prune(self, folders: Iterable[str]) -> None:
+        """A folder in which nothing is, is not there."""
+
     def remove(self, folder: str) -> None:
         if next(self._keys(folder), None) is None:
             return

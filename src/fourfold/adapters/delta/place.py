@@ -120,6 +120,10 @@ class Place(Protocol):
         """Remove files."""
         ...
 
+    def prune(self, folders: Iterable[str]) -> None:
+        """Remove folders in which nothing is any more: their names may tell something."""
+        ...
+
     def remove(self, folder: str) -> None:
         """Remove a folder with all in it; from its first moment on nobody takes it for a table."""
         ...

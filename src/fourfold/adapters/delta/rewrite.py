@@ -82,7 +82,7 @@ class Rewriting:
 
     def _without(self, file: DataFile, schema: pa.Schema, columns: Sequence[str], finder: Finder) -> Decided:
         with OpenFile(self._staged.place, self._staged.table, file, schema) as opened:
-            going = list(_masks(opened.pieces(columns), finder))
+            going = list(masks(opened.pieces(columns), finder))
             count = sum(pc.sum(mask).as_py() or 0 for mask in going)
             if not count:
                 return KEPT
@@ -108,7 +108,7 @@ def stored_columns(file: DataFile, schema: pa.Schema) -> list[str]:
     return [column for column in schema.names if column not in file.partition_values]
 
 
-def _masks(pieces: Iterable[pa.Table], finder: Finder) -> Iterator[pa.BooleanArray]:
+def masks(pieces: Iterable[pa.Table], finder: Finder) -> Iterator[pa.BooleanArray]:
     """For each piece which rows go. Several are asked about at once: asking may have a price of its own."""
     waiting: list[pa.Table] = []
     rows = 0

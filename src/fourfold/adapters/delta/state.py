@@ -16,6 +16,8 @@ from fourfold.core.times import Instant
 
 WATERMARK = "fourfold.buffer"
 """The Delta transaction that says up to which row of the buffer a table reaches."""
+ERASE = "erase"
+"""The operation after which older entries of the log are no longer what they were."""
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -12,8 +12,9 @@ from fourfold.adapters.delta import history
 from fourfold.adapters.delta.branch import Fork, Publish
 from fourfold.adapters.delta.compact import Compact
 from fourfold.adapters.delta.delete import Delete
+from fourfold.adapters.delta.erase import Erasure
 from fourfold.adapters.delta.errors import writable
-from fourfold.adapters.delta.evolve import Evolve, Restore, check_there
+from fourfold.adapters.delta.evolve import Evolve, Restore, whole
 from fourfold.adapters.delta.files import FILE_BYTES, Staged
 from fourfold.adapters.delta.keyed import Upsert
 from fourfold.adapters.delta.local import LocalPlace
@@ -21,6 +22,7 @@ from fourfold.adapters.delta.log import BRANCHES, Log, branch_of, folder_of
 from fourfold.adapters.delta.metadata import check_readable
 from fourfold.adapters.delta.payload import Payload
 from fourfold.adapters.delta.place import Place
+from fourfold.adapters.delta.plan import plans
 from fourfold.adapters.delta.reading import Reader
 from fourfold.adapters.delta.skipping import may_meet, tests
 from fourfold.adapters.delta.state import State
@@ -34,8 +36,10 @@ from fourfold.core.ports.tables import (
     Ability,
     Commit,
     Difference,
+    Erased,
     Evolution,
     Mark,
+    RowKey,
     Rows,
     Snapshot,
     Vacuumed,
@@ -169,9 +173,8 @@ class DeltaTables:
         log = self._log(name)
         state = log.at(version)
         check_readable(name, state.metadata, state.protocol, state.used)
-        if state is not log.at(None):  # files of the newest version are never vacuumed
-            check_there(log, state)
-        return state
+        # Files of the newest version are never vacuumed.
+        return state if state is log.at(None) else whole(log, version)
 
     # Branches
 
@@ -213,7 +216,23 @@ class DeltaTables:
         table = self._table(name, "be vacuumed")
         table.there()
         with table.turn(), writable(name):
-            return vacuum(table, self._branches(table), keep=keep, before=before, dry_run=dry_run)
+            planned = {path for plan in plans(self._place, name) for path in plan.new_paths}
+            branches = self._branches(table)
+            return vacuum(table, branches, keep=keep, before=before, planned=planned, dry_run=dry_run)
+
+    def erase(
+        self,
+        name: str,
+        *,
+        keys: Sequence[RowKey],
+        before: Instant,
+        mark: Mark = UNMARKED,
+        dry_run: bool = False,
+    ) -> Erased:
+        table = self._table(name, "be erased from by itself")
+        table.there()
+        erasure = Erasure(table, lambda: self._branches(table), keys, before=before, mark=mark)
+        return erasure.would() if dry_run else erasure.go()
 
     def drop(self, name: str) -> None:
         log = self._log(name)

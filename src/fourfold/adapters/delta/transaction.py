@@ -27,7 +27,7 @@ _WORDS = {
     # what readers of the log know each of our operations as
     "create": "CREATE TABLE AS SELECT", "append": "WRITE", "overwrite": "WRITE", "upsert": "MERGE",
     "delete": "DELETE", "evolve": "CHANGE COLUMNS", "restore": "RESTORE", "compact": "OPTIMIZE",
-    "branch": "CLONE", "publish": "WRITE",
+    "branch": "CLONE", "publish": "WRITE", "erase": "DELETE",
 }  # fmt: skip
 
 
@@ -107,7 +107,8 @@ def perform(log: Log, change: Change, staged: Staged, mark: Mark) -> Commit | No
             if made is not None:
                 staged.discard()
                 if made.version and made.version % CHECKPOINT_EVERY == 0:
-                    log.checkpoint(made)
+                    with log.turn():
+                        log.checkpoint(made)
                 return own.commit(made.version)
     except InDoubt as error:
         raise Unavailable(

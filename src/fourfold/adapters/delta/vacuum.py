@@ -27,9 +27,15 @@ class _Life:
 
 
 def vacuum(
-    log: Log, branches: Iterable[Log], *, keep: Collection[int], before: Instant, dry_run: bool
+    log: Log,
+    branches: Iterable[Log],
+    *,
+    keep: Collection[int],
+    before: Instant,
+    planned: Collection[str] = (),
+    dry_run: bool,
 ) -> Vacuumed:
-    """Remove what only old versions of the table use, and what no log knows.
+    """Remove what only old versions of the table use, and what no log knows nor has `planned`.
 
     Nobody commits to the table meanwhile, where the place lets us wait for our turn: else a restore could
     bring back a version whose files are about to go.
@@ -38,14 +44,14 @@ def vacuum(
     made, lives = _lives(log, newest.version)
     old = frozenset(retention.old_versions(made, before=before, keep=keep))
     kept = sorted(version for version, _ in made if version not in old)
-    used = {life.path for life in lives if _has_any(kept, life)}
+    used = {life.path for life in lives if _has_any(kept, life)} | set(planned)
     for branch in branches:
         used |= _all_files(branch)
     known = used | {life.path for life in lives}
     gone = [
         file
         for file in log.place.files(log.address.table, deep=True)
-        if _is_data(file.path) and file.path not in used and (file.path in known or file.modified < before)
+        if is_data(file.path) and file.path not in used and (file.path in known or file.modified < before)
     ]
     paths = {file.path for file in gone}
     lost = {version for life in lives if life.path in paths for version in range(life.first, life.last + 1)}
@@ -91,7 +97,7 @@ def _all_files(log: Log) -> set[str]:
     return added | {file.stored_at for file in state.files.values()}
 
 
-def _is_data(path: str) -> bool:
+def is_data(path: str) -> bool:
     """Whether a path below the table's folder is one of data: names with `_` or `.` in front are not."""
     parts = path.split("/")
     if parts[0] == BRANCHES:  # another program wrote into a branch's own folder

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from itertools import islice
 
@@ -25,8 +25,10 @@ from fourfold.core.ports.tables import (
     Ability,
     Commit,
     Difference,
+    Erased,
     Evolution,
     Mark,
+    RowKey,
     Rows,
     Snapshot,
     Vacuumed,
@@ -274,6 +276,24 @@ class IcebergTables:
             Ability.vacuum,
             f"table '{name}' is in Iceberg format, whose Python library removes no files of old snapshots",
             "let Spark or Trino do it (expire_snapshots, remove_orphan_files)",
+            "or keep the table in Delta format",
+        )
+
+    def erase(
+        self,
+        name: str,
+        *,
+        keys: Sequence[RowKey],
+        before: Instant,
+        mark: Mark = UNMARKED,
+        dry_run: bool = False,
+    ) -> Erased:
+        del keys, before, mark, dry_run
+        raise cannot(
+            Ability.erase,
+            f"table '{name}' is in Iceberg format, whose Python library changes no snapshot and no manifest "
+            "that is there: older ones would keep the rows, and their smallest and largest values",
+            "delete the rows, then have Spark or Trino expire_snapshots to now and remove_orphan_files",
             "or keep the table in Delta format",
         )
 

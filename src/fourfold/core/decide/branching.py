@@ -13,8 +13,9 @@ HIDDEN = "_audit/"
 """How the names of branches begin on which writes are checked before they are seen; nobody is shown them."""
 
 _ADDING = frozenset({"append", "publish"})
-_STILL = frozenset({"compact"})
-"""Operations that change no row."""
+_STILL = frozenset({"compact", "erase"})
+"""Operations that change no row. An erasure takes the same rows out of the table and all its branches, and
+out of what either was before, so it is as if they had never been there."""
 
 
 class Publish(StrEnum):

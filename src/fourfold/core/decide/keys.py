@@ -58,3 +58,48 @@ def check_unique(name: str, keys: pa.Table) -> None:
         ],
         table=name,
     )
+
+
+class KeyIndex:
+    """Keys to look for, of one column or several: each value a number, each key a number of those."""
+
+    def __init__(self, keys: pa.Table) -> None:
+        self._keys = keys
+        self._values = [column.unique() for column in keys.columns]
+        self._pairs: list[pa.Array] = []
+        """The numbers that the first two columns, the first three, and so on, have together."""
+        if len(keys):
+            self._build()
+
+    def among(self, rows: pa.Table) -> pa.ChunkedArray:
+        """For each row whether its key is one of these; a key with a null never is."""
+        if rows.num_columns == 1:
+            return pc.is_in(rows.column(0), value_set=self._values[0])
+        numbers = self._numbers(rows.columns, self._values, self._pairs)
+        return pc.is_valid(numbers)
+
+    def _build(self) -> None:
+        """Number the keys column by column, so that the numbers never grow beyond 64 bits."""
+        for index in range(1, self._keys.num_columns):
+            pairs = _paired(
+                self._numbers(self._keys.columns[:index], self._values, self._pairs),
+                pc.index_in(self._keys.column(index), value_set=self._values[index]),
+                len(self._values[index]),
+            )
+            self._pairs.append(pairs.unique())
+
+    @staticmethod
+    def _numbers(
+        columns: Sequence[pa.ChunkedArray], values: Sequence[pa.Array], pairs: Sequence[pa.Array]
+    ) -> pa.ChunkedArray:
+        """Each row's number among the keys' first columns; null where no key begins so."""
+        numbers = pc.index_in(columns[0], value_set=values[0])
+        for index, column in enumerate(columns[1:]):
+            second = pc.index_in(column, value_set=values[index + 1])
+            pair = _paired(numbers, second, len(values[index + 1]))
+            numbers = pc.index_in(pair, value_set=pairs[index])
+        return numbers
+
+
+def _paired(first: pa.ChunkedArray, second: pa.ChunkedArray, count: int) -> pa.ChunkedArray:
+    return pc.add(pc.multiply(first.cast(pa.int64()), count), second.cast(pa.int64()))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol, TypeAlias
@@ -15,6 +15,9 @@ from fourfold.core.times import Instant
 Rows: TypeAlias = pa.Table | pa.RecordBatchReader
 """Data to write. A stream is read once, batch by batch, and may be larger than memory."""
 
+RowKey: TypeAlias = Mapping[str, Scalar]
+"""Columns with the value that each has in the rows that are meant: text, a whole number, or a truth."""
+
 
 class Ability(StrEnum):
     """What not every table format can do. A store refuses what it does not list, and says why."""
@@ -25,6 +28,7 @@ class Ability(StrEnum):
     restore = "restore"
     compact = "compact"
     vacuum = "vacuum"
+    erase = "erase"
     branch = "branch"
     overwrite_part = "overwrite_part"
     write_keys = "write_keys"
@@ -38,7 +42,7 @@ class Commit:
     at: Instant
     operation: str
     """`create`, `append`, `overwrite`, `upsert`, `delete`, `evolve`, `restore`, `compact`, `branch`,
-    `publish`; another program's word where it wrote the log."""
+    `publish`, `erase`; another program's word where it wrote the log."""
     rows: int
     """Rows in the whole table after it."""
     rows_added: int
@@ -120,6 +124,22 @@ class Vacuumed:
 
 
 @dataclass(frozen=True, slots=True)
+class Erased:
+    """What an erasure took out of a table, or would take."""
+
+    rows: Mapping[str, Mapping[int, int]]
+    """By address (the table's and its branches') and version, how many rows that version had of those."""
+    file_count: int
+    """Files that held such rows, each counted once."""
+    size_bytes: int
+    commits: Mapping[str, Commit]
+    """By address, the version that was made; none in a dry run, and none where there was nothing to erase."""
+    unsure_files: int = 0
+    """Files that hold such rows, are named by no version, and were made so lately that somebody may still be
+    writing them. They were left where they are: erase again later."""
+
+
+@dataclass(frozen=True, slots=True)
 class Difference:
     """Rows in the files that only one of two versions has. Rows that both have may be in both streams."""
 
@@ -131,9 +151,9 @@ class TableStore(Protocol):
     """Keeps tables whose every version stays readable until it is vacuumed.
 
     Names passed `core.storage.table_address`: `flights`, or `flights@dev/try-1` for a branch, which every
-    method takes in a table's place, but for `fork`, `publish`, `branches` and `vacuum`. Versions and write
-    keys are a branch's own: it begins at 0 and knows no key. Versions have no gaps: each write makes one,
-    also one that changes no row. A write that returned survives `kill -9` and, on a local disk, a power
+    method takes in a table's place, but for `fork`, `publish`, `branches`, `vacuum` and `erase`. Versions and
+    write keys are a branch's own: it begins at 0 and knows no key. Versions have no gaps: each write makes
+    one, also one that changes no row. A write that returned survives `kill -9` and, on a local disk, a power
     cut; one that raised or died left nothing to see. Writers at once are put in some order, as if one had
     waited for the other. Columns keep their Arrow types, as `core.decide.schemas` says: timestamps in
     microseconds, those with a zone in UTC.
@@ -286,6 +306,29 @@ class TableStore(Protocol):
         since stays readable (`core.decide.retention`). The newest version is always kept, and so is what
         any branch uses. Files of writes that never came to be are removed once they are older than
         `before`. The history stays.
+        """
+        ...
+
+    def erase(
+        self,
+        name: str,
+        *,
+        keys: Sequence[RowKey],
+        before: Instant,
+        mark: Mark = UNMARKED,
+        dry_run: bool = False,
+    ) -> Erased:
+        """Take the rows that have one of these keys out of every version of a table and its branches.
+
+        Afterwards nothing in the store holds them: no file, no statistics. Versions keep their numbers, stay
+        readable and tell counts without these rows; the table, and each branch that had such a row, get a
+        version more, `erase`. What was vacuumed stays vacuumed. It is the one word that changes what a
+        version holds, so whoever reads at this moment may be told `NotFound` and reads again.
+
+        A column of a key need not be in every version: where it is missing, no row is meant. Refused when no
+        version has it (`core.decide.erasing`). A killed erasure left every version whole, with these rows or
+        without, and is finished by doing it again; done twice, the second changes nothing. Files that no
+        version names go when they are older than `before`. Rows that others add meanwhile came later.
         """
         ...
 

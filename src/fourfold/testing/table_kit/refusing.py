@@ -24,6 +24,10 @@ CALLS: dict[Ability, tuple[Callable[[TableStore], object], ...]] = {
         lambda s: s.vacuum("t", keep=(), before=Instant(1), dry_run=True),
         lambda s: s.vacuum("t", keep=(), before=Instant(1)),
     ),
+    Ability.erase: (
+        lambda s: s.erase("t", keys=[{"n": 1}], before=Instant(1), dry_run=True),
+        lambda s: s.erase("t", keys=[{"n": 1}], before=Instant(1)),
+    ),
     Ability.branch: (lambda s: s.fork("t", "dev", version=0), lambda s: s.publish("t", "dev")),
     Ability.overwrite_part: (lambda s: s.overwrite("t", rows(2), where={"day": "2013-01-01"}),),
     Ability.write_keys: (
