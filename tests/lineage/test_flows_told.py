@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
 
-from .openlineage_2 import RUN_EVENT
+from .openlineage_2 import RUN_EVENT, lost_by_consumers
+from .test_openlineage_specified import refused_by_client
 
 FLOW = """
 import pyarrow as pa
@@ -74,6 +75,8 @@ def test_what_a_flow_read_and_wrote_is_told_while_it_runs_and_again_when_asked(t
     told = [json.loads(line) for line in (tmp_path / "told" / "events.jsonl").read_text().splitlines()]
     for event in told:
         Draft202012Validator(RUN_EVENT).validate(event)
+        assert list(lost_by_consumers(event)) == []
+        assert list(refused_by_client(event)) == []
     assert [(e["job"]["name"], e["eventType"]) for e in told] == [
         ("good", "START"),
         ("good.build", "START"),

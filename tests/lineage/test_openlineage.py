@@ -196,37 +196,6 @@ def test_all_events_of_a_run_come_in_order_and_pair_up() -> None:
     assert told[0]["run"]["facets"]["nominalTime"]["nominalStartTime"] == "2026-01-01T00:00:00Z"
 
 
-def test_events_are_what_openlineages_own_client_accepts() -> None:
-    """Runs where `openlineage-python` is installed beside us; it is no dependency."""
-    generated = pytest.importorskip("openlineage.client.generated")
-    assert generated
-    from importlib import import_module
-
-    facts = KnownFacts(
-        queries={OUT: MadeByQuery(OUT, "SELECT 1", (ColumnEdge(RAW, "a", OUT, "a", How.identity),))}
-    )
-    run = a_run(RunState.failed, failure=Failure(ExitKind.failed, "ValueError", "no rows"))
-    told = [valid(each) for each in events.all_of(run, (a_call(),), (an_attempt(),), facts)]
-    homes = {
-        "parent": "parent_run", "nominalTime": "nominal_time_run", "errorMessage": "error_message_run",
-        "processing_engine": "processing_engine_run", "jobType": "job_type_job",
-        "sourceCodeLocation": "source_code_location_job", "ownership": "ownership_job", "sql": "sql_job",
-        "dataSource": "datasource_dataset", "datasetType": "dataset_type_dataset",
-        "version": "dataset_version_dataset", "schema": "schema_dataset",
-        "columnLineage": "column_lineage_dataset", "outputStatistics": "output_statistics_output_dataset",
-    }  # fmt: skip
-    for event in told:
-        parts = [event["run"], event["job"], *event["inputs"], *event["outputs"]]
-        facets = [item for part in parts for item in part["facets"].items()]
-        facets += [item for part in event["outputs"] for item in part.get("outputFacets", {}).items()]
-        for name, facet in facets:
-            kind = facet["_schemaURL"].rpartition("/")[2]
-            home = import_module(f"openlineage.client.generated.{homes[name]}")
-            theirs = getattr(home, kind)
-            theirs(**{key: value for key, value in facet.items() if not key.startswith("_")})
-            assert theirs._get_schema() == facet["_schemaURL"]
-
-
 # What is to be told
 
 

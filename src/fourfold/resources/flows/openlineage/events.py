@@ -180,7 +180,10 @@ def _event(
         job=Job(facts.namespace, name),
         run_facets=run_facets,
         job_facets=job_facets,
-        inputs=[ol.dataset(datasets[ref]) for ref in reads if ref in datasets],
+        # A consumer looks the fields of column lineage up among the event's inputs.
+        inputs=[
+            ol.dataset(others[ref]) for ref in dict.fromkeys((*reads, *sorted(sources))) if ref in others
+        ],
         outputs=[
             ol.output(datasets[ref], others=others, made=made.get(ref)) for ref in writes if ref in datasets
         ],
