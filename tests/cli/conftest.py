@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable
 from contextlib import closing
@@ -61,12 +62,15 @@ Fourfold = Callable[..., Ran]
 
 
 @pytest.fixture
-def fourfold(capsys: pytest.CaptureFixture[str]) -> Fourfold:
-    """Carries out one command line in this process."""
+def fourfold(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Fourfold:
+    """Carries out one command line in this process; `answers` is what is typed."""
 
-    def carry_out(*arguments: str) -> Ran:
+    def carry_out(*arguments: str, answers: str | None = None) -> Ran:
         capsys.readouterr()
-        code = run(list(arguments))
+        with monkeypatch.context() as patched:
+            if answers is not None:
+                patched.setattr("sys.stdin", io.StringIO(answers))
+            code = run(list(arguments))
         told = capsys.readouterr()
         assert "Traceback" not in told.err
         return Ran(code, told.out, told.err)

@@ -55,6 +55,52 @@ def test_a_table_is_restored_compacted_and_vacuumed(fourfold: Fourfold, planes: 
     assert fourfold("table", "restore", "planes").code == 1
 
 
+def test_a_person_is_forgotten_once_it_is_confirmed(fourfold: Fourfold, planes: Path) -> None:
+    would = fourfold("table", "forget", "planes", "--key", "change=b", "--dry-run")
+    assert [line.split() for line in would.lines[1:3]] == [
+        ["planes,", "version", "0", "1", "rows"],
+        ["planes,", "version", "1", "1", "rows"],
+    ]
+    assert fourfold("table", "forget", "planes", "--key", "change=b", answers="n\n").code == 130
+    assert "nothing of planes was forgotten" in fourfold("table", "forgotten", "planes").err
+    asked = fourfold("table", "forget", "planes", "--key", "change=b", "--why", "request 7", answers="y\n")
+    assert "planes: 2 versions with such rows, 1 files" in asked.err
+    assert "forget these rows of planes for good?" in asked.err
+    [told] = fourfold("table", "forgotten", "planes", "-o", "json").json
+    assert (told["why"], told["is_done"], told["columns"]) == ("request 7", True, [["change"]])
+    assert "done" in fourfold("table", "forgotten", "planes").lines[1]
+    assert fourfold("table", "history", "planes").lines[0].split()[:7] == [
+        "VERSION",
+        "AT",
+        "WHAT",
+        "ROWS",
+        "ADDED",
+        "REMOVED",
+        "FORGOTTEN",
+    ]
+    assert "b" not in {row["change"] for row in fourfold("table", "head", "planes@v1", "-o", "json").json}
+
+
+def test_keys_come_from_a_file_or_from_standard_input(fourfold: Fourfold, planes: Path) -> None:
+    (planes / "keys.csv").write_text("id,change\n1,a\n3,c\n7,x\n")
+    told = fourfold("table", "forget", "planes", "--keys", "keys.csv", "--yes", "-o", "json").json
+    assert {each["version"]: each["rows"] for each in told["versions"]} == {0: 1, 1: 2, 2: 2}
+    again = fourfold(
+        "table", "forget", "planes", "--keys", "-", "--yes", "-o", "json", answers="id\n4\n"
+    ).json
+    assert [each["version"] for each in again["versions"]] == [2, 3]
+    for arguments, why in [
+        ((), "whose rows"),
+        (("--key", "id"), "--key person=p-17"),
+        (("--key", "idd=1"), "did you mean 'id'"),
+        (("--keys", "nowhere.csv"), "cannot be read"),
+    ]:
+        wrong = fourfold("table", "forget", "planes", *arguments, "--yes")
+        assert (wrong.code, why in wrong.err) == (1, True), wrong.err
+    (planes / "ragged.csv").write_text("id,change\n1\n")
+    assert "line 2" in fourfold("table", "forget", "planes", "--keys", "ragged.csv", "--yes").err
+
+
 def test_a_branch_is_made_merged_and_dropped(fourfold: Fourfold, planes: Path) -> None:
     assert "no branches yet" in fourfold("table", "branch", "ls", "planes").err
     assert (

@@ -87,6 +87,19 @@ def test_a_table_is_changed_in_every_way_from_afar(afar: Table) -> None:
     assert [version.operation for version in afar.history()][:2] == ["compact", "restore"]
 
 
+def test_a_person_is_forgotten_from_afar(afar: Table) -> None:
+    afar.append(rows(1, 2))
+    afar.append(rows(3))
+    would = afar.forget({"n": [1, 3]}, dry_run=True)
+    assert [(each.version, each.rows) for each in would.versions] == [(0, 1), (1, 2)]
+    assert n(afar) == [1, 2, 3]
+    told = afar.forget({"n": [1, 3]}, why="request 7")
+    assert told.versions == would.versions
+    assert (n(afar), n(afar.version(0))) == ([2], [2])
+    assert [(each.why, each.is_done) for each in afar.forgotten()] == [("request 7", True)]
+    assert [version.rows_forgotten for version in afar.history()] == [0, 2, 1]
+
+
 def test_rows_are_inserted_and_flushed_from_afar(afar: Table) -> None:
     assert afar.insert([{"n": 1}, {"n": 2}]).rows == 2
     assert afar.insert({"n": 3}).number == 1
@@ -129,7 +142,7 @@ def test_only_an_admin_removes_for_good_and_only_an_editor_changes(url: str, afa
         editor = Table("flights", storage=remote.service("storage", Protocol))
         editor.branch("dev").begin()
         editor.branch("dev").drop()
-        for call in (editor.vacuum, editor.drop):
+        for call in (editor.vacuum, editor.drop, editor.forgotten, lambda: editor.forget({"n": 1})):
             with pytest.raises(Denied):
                 call()
     with _afar(url, TOKENS["viewer"]) as remote:

@@ -63,6 +63,9 @@ DOORS: dict[str, tuple[Access, Callable[[Storage], object]]] = {
     "publish": (Access.write, lambda s: s.publish("t", "dev/x")),
     "drop a branch": (Access.write, lambda s: s.drop_branch("t", "dev/x")),
     "vacuum": (Access.manage, lambda s: s.vacuum("t")),
+    "forget": (Access.manage, lambda s: s.forget("t", keys=({"n": 1},))),
+    "say what would be forgotten": (Access.manage, lambda s: s.forget("t", keys=({"n": 1},), dry_run=True)),
+    "forgotten": (Access.manage, lambda s: s.forgotten("t")),
     "drop": (Access.manage, lambda s: s.drop("t")),
 }
 

@@ -47,6 +47,19 @@ class TestPostgresBuffer(RowBufferKit):
                 buffer.close()
 
 
+def test_what_was_scrubbed_is_in_no_file_of_sqlite(tmp_path: Path) -> None:
+    buffer = SqliteBuffer(tmp_path / "buffer.db", most_bytes=BOUND)
+    other = SqliteBuffer(tmp_path / "buffer.db", most_bytes=BOUND)
+    buffer.add([addition("a person"), addition("somebody else")])
+    assert len(other.after("t")) == 2
+    buffer.forget("t", upto=0)
+    held = [path.name for path in tmp_path.iterdir() if b"a person" in path.read_bytes()]
+    assert held, "else this test shows nothing"
+    assert buffer.scrub()
+    assert [path.name for path in tmp_path.iterdir() if b"a person" in path.read_bytes()] == []
+    assert texts(other) == ["somebody else"]
+
+
 @pytest.mark.service
 def test_on_postgresql_a_number_waits_for_the_ones_below_it() -> None:
     """While an addition is not committed, no other of its table gets a number; other tables go on."""

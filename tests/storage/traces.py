@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,8 @@ import pyarrow.parquet as pq
 def traces(folder: Path, text: str = "", number: int | None = None) -> list[str]:
     """The files below a folder that hold a text or a number, each with where.
 
-    A number is looked for as digits, as eight bytes in either order, and among the decoded values of every
-    Parquet file and its statistics.
+    A number is looked for as digits, as eight bytes in either order, as a float, and among the decoded values
+    of every Parquet file and its statistics.
     """
     found = []
     raw = [text.encode()] if text else []
@@ -23,6 +24,7 @@ def traces(folder: Path, text: str = "", number: int | None = None) -> list[str]
             str(number).encode(),
             number.to_bytes(8, "little", signed=True),
             number.to_bytes(8, "big", signed=True),
+            struct.pack("<d", number),
         ]
     for path in sorted(folder.rglob("*")):
         if (text and text in path.name) or (number is not None and str(number) in path.name):

@@ -162,6 +162,11 @@ class PostgresBuffer:
             )
             return int(rows)
 
+    def scrub(self) -> bool:
+        with self._connected() as connection:
+            connection.execute("VACUUM FULL buffered_entry")
+        return True
+
     def close(self) -> None:
         with self._lock:
             while self._idle:

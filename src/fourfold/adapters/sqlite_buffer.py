@@ -109,6 +109,16 @@ class SqliteBuffer:
             )
             return int(rows)
 
+    def scrub(self) -> bool:
+        if not self._is_there():
+            return True
+        with self._translated():
+            opened = self._open()
+            with opened.write_lock, opened.read_lock:
+                opened.writer.execute("VACUUM")
+                (busy, _, _) = opened.writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+                return not busy
+
     def close(self) -> None:
         with self._lock:
             if self._opened is not None and self._opened.process == os.getpid():

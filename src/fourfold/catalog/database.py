@@ -7,7 +7,7 @@ at once whatever the busy timeout says; readers never wait (WAL). On PostgreSQL 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -162,6 +162,23 @@ class Catalog:
                 if self.is_sqlite:
                     connection.exec_driver_sql("PRAGMA foreign_keys=ON")
                     connection.exec_driver_sql("PRAGMA synchronous=NORMAL")
+
+    def scrub(self, tables: Sequence[str]) -> bool:
+        """Leave no trace of rows that were removed: of all of a SQLite file, of these tables on PostgreSQL.
+
+        False where others read an older state at this moment, so that SQLite's write-ahead log keeps it.
+        PostgreSQL's own log and backups are its server's affair. Needs room for a second copy.
+        """
+        with self._connect() as connection:
+            if not self.is_sqlite:
+                outside = connection.execution_options(isolation_level="AUTOCOMMIT")
+                for table in tables:
+                    outside.exec_driver_sql(f"VACUUM FULL {table}")
+                return True
+            connection.exec_driver_sql("VACUUM")
+            busy = connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").scalar()
+            connection.rollback()
+            return not busy
 
     def create_all(self) -> None:
         """Create the tables of every room that was imported, without migrations (for tests)."""

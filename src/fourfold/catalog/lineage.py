@@ -69,6 +69,29 @@ def walk(
     return LineageGraph(start, direction, tuple(seen), tuple(by_ends), is_complete)
 
 
+def onward(
+    connection: sa.Connection, starts: Iterable[Ref], *, depth: int, limit: int
+) -> tuple[dict[Ref, Ref], bool]:
+    """What was made from any of these, at most so many things, nearest first: each with the start that it
+    leads back to. The second answer is false where there is more."""
+    seen = {start: start for start in sorted(set(starts))}
+    frontier, first = list(seen), len(seen)
+    for _ in range(depth):
+        if not frontier:
+            return dict(list(seen.items())[first:]), True
+        nearby = _edges_at(connection, frontier, Direction.downstream, at_most=20 * limit)
+        frontier = []
+        for edge in nearby:
+            if edge.target not in seen:
+                if len(seen) - first == limit:
+                    return dict(list(seen.items())[first:]), False
+                seen[edge.target] = seen[edge.source]
+                frontier.append(edge.target)
+        if len(nearby) == 20 * limit:
+            return dict(list(seen.items())[first:]), False
+    return dict(list(seen.items())[first:]), not frontier
+
+
 PASSING = ("table", "insert", "blob", "step", "flow_run")
 """Kinds of things that only hand on: what they were made from is not cited by them."""
 

@@ -13,6 +13,7 @@ from fourfold.cli.table_branch import command as branch
 from fourfold.cli.table_changes import compact, diff, drop, export, restore, vacuum
 from fourfold.cli.table_checks import COMMANDS as CHECKS
 from fourfold.cli.table_files import append, upsert
+from fourfold.cli.table_forget import COMMANDS as FORGETTING
 from fourfold.cli.table_query import command as query
 from fourfold.cli.table_stats import command as stats
 
@@ -23,7 +24,20 @@ def command() -> None:
 
 
 FILES = (append, upsert, export)
-for _verb in (*FILES, query, diff, restore, compact, vacuum, drop, branch, stats, *CHECKS, *ACCESS):
+for _verb in (
+    *FILES,
+    query,
+    diff,
+    restore,
+    compact,
+    vacuum,
+    drop,
+    branch,
+    stats,
+    *CHECKS,
+    *ACCESS,
+    *FORGETTING,
+):
     command.add_command(_verb)
 
 
@@ -94,8 +108,10 @@ def flush(names: tuple[str, ...]) -> None:
 def history(name: str, limit: int, output: str) -> None:
     """A table's versions, newest first."""
     with services() as opened:
+        versions = opened.storage.history(name, limit=limit)
+        forgotten = Column("FORGOTTEN", lambda v: v.rows_forgotten, is_number=True)
         show(
-            opened.storage.history(name, limit=limit),
+            versions,
             [
                 Column("VERSION", lambda v: v.version, is_number=True),
                 Column("AT", lambda v: when(v.at)),
@@ -103,6 +119,7 @@ def history(name: str, limit: int, output: str) -> None:
                 Column("ROWS", lambda v: v.rows, is_number=True),
                 Column("ADDED", lambda v: v.rows_added, is_number=True),
                 Column("REMOVED", lambda v: v.rows_removed, is_number=True),
+                *([forgotten] if any(v.rows_forgotten for v in versions) else []),
                 Column("BY", lambda v: v.by),
                 Column("STEP", lambda v: v.step),
             ],

@@ -63,6 +63,8 @@ class TableVersion:
     """The step call that wrote it, if one did."""
     rows_removed: int = 0
     """Rows of the version before that this one has not; those an upsert replaced count."""
+    rows_forgotten: int = 0
+    """Rows that it had, and that were forgotten since: no count tells them any more."""
 
     @property
     def ref(self) -> Ref:

@@ -90,6 +90,13 @@ class RowBuffer(Protocol):
         """Remove what waits up to a number, and keys first seen before a time; how many rows went."""
         ...
 
+    def scrub(self) -> bool:
+        """Leave no bytes of what was forgotten in the buffer's own files, as far as they are ours to say.
+
+        False when somebody who reads an older state at this moment keeps some of it: ask again.
+        """
+        ...
+
     def close(self) -> None:
         """Release the buffer; repeatable."""
         ...

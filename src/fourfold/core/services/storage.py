@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from fourfold.core.access import Access, TableGrant
+from fourfold.core.forgetting import PersonKey, TableForgotten, Tombstone
 from fourfold.core.routes import Role, route
 from fourfold.core.storage import (
     Branch,
@@ -267,6 +268,24 @@ class Storage(Protocol):
         Kept all the same: the newest version, those with a tag, those that a run, model version, training
         set, endpoint or dataset was made from, and what branches use.
         """
+        ...
+
+    @route("POST /tables/{name}/forget", needs=Role.admin)
+    def forget(
+        self, name: str, *, keys: tuple[PersonKey, ...], why: str = "", dry_run: bool = False
+    ) -> TableForgotten:
+        """Take a person's rows out of every version, tag and branch of a table, whatever cites them.
+
+        A row is meant when it has all values of one of the keys: `keys=({"person": "p-17"},)`. Gone with them
+        are rows that wait or were kept aside, statistics, and what the log tells of values. Versions keep
+        their numbers. The answer lists what was made from the rows, by lineage: training sets, runs, models,
+        endpoints, datasets, other tables. Doing it again finishes what was cut off.
+        """
+        ...
+
+    @route("GET /tables/{name}/forgotten", needs=Role.admin)
+    def forgotten(self, name: str) -> tuple[Tombstone, ...]:
+        """That rows were forgotten: when, by whom, what had seen them; never whose. Newest first."""
         ...
 
     @route("DELETE /tables/{name}", needs=Role.admin)

@@ -28,7 +28,7 @@ from fourfold.core.times import Instant, duration_s
 from fourfold.foundation.storage import given
 from fourfold.foundation.storage.columns.made import part_of, remember, writing
 from fourfold.foundation.storage.expect import expected
-from fourfold.foundation.storage.given import Plain, Types, When, Where
+from fourfold.foundation.storage.given import OneKey, Plain, Types, When, Where
 
 if TYPE_CHECKING:
     from datetime import timedelta
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from fourfold.core.expectations import Check, Expectation, Expected, Rejection
+    from fourfold.core.forgetting import TableForgotten, Tombstone
     from fourfold.core.services.storage import Storage
     from fourfold.core.statistics import TableStatistics
     from fourfold.foundation.storage.ingest.paths import Format
@@ -381,6 +382,27 @@ class Table:
         """
         self._check_not_pinned("vacuum")
         return self._storage.vacuum(self.name, older_than_s=duration_s(older_than), dry_run=dry_run)
+
+    def forget(
+        self,
+        keys: OneKey | Sequence[OneKey],
+        *,
+        why: str = "",
+        dry_run: bool = False,
+    ) -> TableForgotten:
+        """Take a person's rows out of every version and branch, whatever cites them, and say what saw them.
+
+        A row is meant when it has all values of a key; a column with several values means any of them.
+
+            ff.table("visits").forget({"person": "p-17"}, dry_run=True).saw
+            ff.table("visits").forget({"country": "DE", "id": [7, 9]}, why="request 2013-44")
+        """
+        self._check_not_pinned("forget rows of")
+        return self._storage.forget(self.name, keys=given.person_keys(keys), why=why, dry_run=dry_run)
+
+    def forgotten(self) -> tuple[Tombstone, ...]:
+        """That rows were forgotten: when, by whom, what had seen them; never whose. Newest first."""
+        return self._storage.forgotten(self.name)
 
     def drop(self, *, why: str = "") -> None:
         """Remove the table with all its versions and branches, or this branch. The name is retired."""

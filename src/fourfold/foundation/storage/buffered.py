@@ -231,6 +231,10 @@ class Buffered:
         with self._lock:
             self._tails.pop(name, None)
 
+    def scrub(self) -> bool:
+        """Leave no bytes of flushed rows in the buffer; false when somebody keeps them for the moment."""
+        return self._buffer.scrub()
+
     # What waits
 
     def waiting(self) -> tuple[Waiting, ...]:

@@ -8,6 +8,7 @@ from datetime import date, datetime
 from typing import TYPE_CHECKING, TypeAlias
 
 from fourfold.core.errors import Refused
+from fourfold.core.forgetting import PersonKey
 from fourfold.core.storage import Condition, Scalar, TableInfo
 from fourfold.core.times import Instant, instant, parse_instant
 
@@ -25,6 +26,9 @@ When = Instant | str | datetime
 
 Where: TypeAlias = Iterable[tuple[str, str, Plain | Sequence[Plain]]]
 """Conditions that hold together: `[("delay", ">", 30), ("origin", "in", ["EWR", "JFK"])]`."""
+
+OneKey: TypeAlias = Mapping[str, Plain | Sequence[Plain]]
+"""A person's key: columns with the value of each, or with several of which any counts."""
 
 Types: TypeAlias = "Mapping[str, str | pa.DataType]"
 """Column to type, as Arrow has it or names it: `{"gate": "string", "at": pa.timestamp("us", "UTC")}`."""
@@ -104,6 +108,24 @@ def columns(names: Sequence[str] | None) -> tuple[str, ...] | None:
 def key(names: str | Sequence[str]) -> tuple[str, ...]:
     """A key of one column or several."""
     return (names,) if isinstance(names, str) else tuple(names)
+
+
+def person_keys(keys: OneKey | Sequence[OneKey]) -> tuple[PersonKey, ...]:
+    """Keys, each with one value for a column, as they travel.
+
+    >>> person_keys({"country": "DE", "id": [7, 9]})
+    ({'country': 'DE', 'id': 7}, {'country': 'DE', 'id': 9})
+    """
+    found: list[PersonKey] = []
+    for key in [keys] if isinstance(keys, Mapping) else keys:
+        if not isinstance(key, Mapping):
+            raise Refused(f"a {type(key).__name__} is no key", ways_on=['write {"person": "p-17"}'])
+        choices = []
+        for value in key.values():
+            is_list = isinstance(value, Sequence) and not isinstance(value, str)
+            choices.append([plain(each) for each in (value if is_list else [value])])  # type: ignore[union-attr, arg-type]
+        found += [dict(zip(key, values, strict=True)) for values in itertools.product(*choices)]
+    return tuple(found)
 
 
 def types(given: Types | None) -> dict[str, str]:

@@ -15,6 +15,7 @@ from fourfold.core.context import Ref
 from fourfold.core.decide import branching, keys
 from fourfold.core.decide.renaming import Names
 from fourfold.core.errors import FourfoldError, NotFound, Refused
+from fourfold.core.forgetting import PersonKey, TableForgotten, Tombstone
 from fourfold.core.ports.blobs import BlobStore, Digest
 from fourfold.core.ports.buffer import RowBuffer, Waiting
 from fourfold.core.ports.clock import Clock
@@ -43,6 +44,7 @@ from fourfold.foundation.storage.changes import compared
 from fourfold.foundation.storage.checks.gate import Gate
 from fourfold.foundation.storage.exporting import Targets, exported
 from fourfold.foundation.storage.files import callers_file
+from fourfold.foundation.storage.forgetting.service import Forgetting
 from fourfold.foundation.storage.inserting import NO_BUFFER, Inserting
 from fourfold.foundation.storage.naming import Naming
 from fourfold.foundation.storage.retiring import Retiring
@@ -85,6 +87,9 @@ class Storage:
         self._retiring = Retiring(self._records, self._versions, tables, clock)
         self._inserting = Inserting(
             self._records, self._versions, self._naming, self._gate.kept, tables, buffer, clock, bounds
+        )
+        self._forgetting = Forgetting(
+            catalog, self._records, self._versions, tables, self._gate, self._inserting, clock
         )
         self._grants = Grants(catalog, clock)
 
@@ -385,7 +390,7 @@ class Storage:
         if not 1 <= limit <= MOST_HISTORY:
             raise Refused(f"limit must be from 1 to {MOST_HISTORY}, not {limit}")
         self._versions.catch_up(address, self._versions.snapshot(address).version)
-        return self._records.versions(address, limit)
+        return self._forgetting.noted(address, self._records.versions(address, limit))
 
     def describe(
         self, name: str, *, version: int | None = None, at: Instant | None = None, tag: str | None = None
@@ -446,6 +451,18 @@ class Storage:
         table = branching.only_table(self._to_drop(name), "be vacuumed")
         self._inserting.settle(table)
         return self._retiring.vacuum(table, older_than_s, dry_run=dry_run)
+
+    def forget(
+        self, name: str, *, keys: tuple[PersonKey, ...], why: str = "", dry_run: bool = False
+    ) -> TableForgotten:
+        table = branching.only_table(self._to_drop(name), "be forgotten from by itself")
+        if dry_run:
+            return self._forgetting.would(table, keys)
+        self._versions.check_open(table)
+        return self._forgetting.forget(table, keys, why)
+
+    def forgotten(self, name: str) -> tuple[Tombstone, ...]:
+        return self._forgetting.all(branching.only_table(self._to_drop(name), "be forgotten from by itself"))
 
     def drop(self, name: str, *, why: str = "") -> None:
         table = branching.only_table(self._to_drop(name), "be dropped as a table is")

@@ -109,6 +109,20 @@ class TableRecords:
                         by=commit.by or LOCAL,
                     )
 
+    def recount(self, name: str, commits: Iterable[Commit]) -> None:
+        """Have recorded versions tell the counts that their commits tell now."""
+        kept = version_table.c
+        with self._catalog.write() as connection:
+            query = sa.select(kept.version, kept.rows, kept.rows_added).where(kept.name == name)
+            known = {row.version: (row.rows, row.rows_added) for row in connection.execute(query)}
+            for commit in commits:
+                if known.get(commit.version) not in (None, (commit.rows, commit.rows_added)):
+                    connection.execute(
+                        version_table.update()
+                        .where(kept.name == name, kept.version == commit.version)
+                        .values(rows=commit.rows, rows_added=commit.rows_added)
+                    )
+
     def version(self, name: str, version: int) -> TableVersion | None:
         """One version's row."""
         return self._one(version_table.c.name == name, version_table.c.version == version)
@@ -213,6 +227,14 @@ class TableRecords:
                     ways_on=[f"see what it has now: fourfold table show {name}"],
                     table=name,
                 )
+
+    def ever_shown(self, name: str, column: str) -> set[str]:
+        """The stored columns that a table or a branch of it ever showed under a name that was given."""
+        kept = column_table.c
+        here = (kept.name == name) | kept.name.startswith(f"{name}@", autoescape=True)
+        query = sa.select(kept.stored).where(here, kept.shown == column)
+        with self._catalog.read() as connection:
+            return set(connection.execute(query).scalars())
 
     def dropped(self) -> frozenset[str]:
         """Names that were retired."""

@@ -179,6 +179,27 @@ sa.Table(
     sa.Column("at_us", sa.BigInteger, nullable=False),
 )
 
+sa.Table(
+    "storage_forgotten",
+    tables,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("at_us", sa.BigInteger, nullable=False),
+    sa.Column("by", sa.Text, nullable=False),
+    sa.Column("why", sa.Text, nullable=False),
+    sa.Column("keys", sa.Text, nullable=False),
+    sa.Column("is_done", sa.Integer, nullable=False),
+    sa.Column("told", sa.LargeBinary, nullable=False),
+    sa.Column("format", sa.Integer, nullable=False, server_default="1"),
+    sa.Index(None, "name", "at_us"),
+)
+sa.Table(
+    "storage_secret",
+    tables,
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("value", sa.Text, nullable=False),
+)
+
 BEFORE = frozenset({"catalog_node", "storage_table"})
 """Tables that 0001 made."""
 

@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from fourfold.catalog.ids import new_id
-from fourfold.core.errors import Refused
+from fourfold.core.decide.erasing import Wanted
+from fourfold.core.errors import Corrupted, NotFound, Refused
 from fourfold.core.expectations import Rejection, Verdict
 from fourfold.core.ports.blobs import BlobStore
 from fourfold.core.ports.tables import Mark
@@ -110,6 +112,39 @@ class Kept:
     def written(self, rejection: Rejection, version: int) -> None:
         """Note which version holds the other rows."""
         self._records.note_version(replace(rejection, version=version))
+
+    def count(self, table: str, wanted: Wanted) -> tuple[int, list[str]]:
+        """How many kept rows of a table are wanted, and of which rejections nobody can tell."""
+        count, unread = 0, []
+        for rejection, digest in self._records.kept_rows(table):
+            try:
+                rows = self.rows(digest)
+            except (NotFound, Corrupted):
+                unread.append(rejection.id)
+                continue
+            count += pc.sum(wanted.mask(rows)).as_py() or 0
+            if not wanted.keys_for(rows.schema):
+                unread.append(rejection.id)
+        return count, unread
+
+    def without(self, table: str, wanted: Wanted) -> tuple[int, list[str]]:
+        """Keep those rows no longer; how many went, and of which rejections nobody can tell.
+
+        The blob with them goes at once: what cites nothing would stay for the grace of the garbage.
+        """
+        gone, unread = self.count(table, wanted)
+        for rejection, digest in self._records.kept_rows(table) if gone else ():
+            if rejection.id in unread:
+                continue
+            rows = self.rows(digest)
+            left = rows.filter(pc.invert(wanted.mask(rows)))
+            if len(left) == len(rows):
+                continue
+            kept = self._stored(left) if len(left) else None
+            self._records.replace_rows(replace(rejection, kept_rows=len(left)), kept)
+            if not self._records.cites(digest):
+                self._blobs.delete(digest)
+        return gone, unread
 
     def rows(self, digest: Digest) -> pa.Table:
         """The rows again."""

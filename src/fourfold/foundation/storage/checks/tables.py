@@ -108,8 +108,6 @@ class CheckRecords:
             old = list(connection.execute(newest.offset(KEPT_REFUSALS)).scalars())
             connection.execute(rejection_table.delete().where(kept.id.in_(old)))
             facts = {"rejection": rejection.id, "rows": rejection.rows, **_said(rejection.verdicts)}
-            if rejection.why:
-                facts["why"] = rejection.why
             verb = "table.quarantine" if rejection.is_quarantined else "table.refuse"
             audit.record(connection, rejection.at, verb, Ref("table", rejection.table), facts)
 
@@ -129,6 +127,29 @@ class CheckRecords:
         query = query.order_by(kept.at_us.desc(), kept.id.desc()).limit(limit)
         with self._catalog.read() as connection:
             return tuple(wire.decode(found, Rejection) for found in connection.execute(query).scalars())
+
+    def kept_rows(self, name: str) -> list[tuple[Rejection, Digest]]:
+        """All of a table's rejections whose rows are kept, with the digest of these."""
+        kept = rejection_table.c
+        query = sa.select(kept.rejection, kept.rows_digest).where(kept.name == name, kept.rows_digest != "")
+        with self._catalog.read() as connection:
+            found = connection.execute(query.order_by(kept.id)).all()
+        return [(wire.decode(row[0], Rejection), Digest(row[1])) for row in found]
+
+    def replace_rows(self, rejection: Rejection, digest: Digest | None) -> None:
+        """Keep other rows of a rejection than before, or none."""
+        with self._catalog.write(durable=True) as connection:
+            connection.execute(
+                rejection_table.update()
+                .where(rejection_table.c.id == rejection.id)
+                .values(rejection=wire.encode(rejection), rows_digest=digest or "")
+            )
+
+    def cites(self, digest: Digest) -> bool:
+        """Whether some rejection's rows have this digest."""
+        query = sa.select(rejection_table.c.id).where(rejection_table.c.rows_digest == digest).limit(1)
+        with self._catalog.read() as connection:
+            return connection.execute(query).first() is not None
 
     def rejected(self, name: str, rejection: str) -> tuple[Rejection, Digest | None] | None:
         """One rejection, and the digest of its rows."""

@@ -49,9 +49,13 @@ class StatisticsKeeper:
         if before.merge(brought):
             self._put(name, version, before)
 
-    def forget(self, name: str) -> None:
-        """Remove all figures of a table: they hold values of its rows."""
-        self._records.forget(name)
+    def count(self, name: str) -> int:
+        """Of how many versions of a table and its branches figures are kept."""
+        return self._records.count(name)
+
+    def forget(self, name: str) -> int:
+        """Remove all figures of a table and its branches, because they hold values of rows; how many."""
+        return self._records.forget(name)
 
     def _put(self, name: str, version: int, sketch: TableSketch) -> TableStatistics:
         return self._records.put(self._clock.now(), sketch.statistics(name, version), sketch.dump())

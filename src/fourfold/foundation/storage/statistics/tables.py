@@ -64,13 +64,24 @@ class StatisticsRecords:
                 return told
         return self.summary(told.table, told.version) or told
 
-    def forget(self, name: str) -> None:
-        """Remove all figures of a table: they hold values of its rows."""
+    def count(self, name: str) -> int:
+        """Of how many versions of a table and its branches figures are kept."""
+        query = sa.select(sa.func.count()).select_from(statistics_table).where(_of(name))
+        with self._catalog.read() as connection:
+            return int(connection.execute(query).scalar_one())
+
+    def forget(self, name: str) -> int:
+        """Remove all figures of a table and its branches, because they hold values of rows; how many."""
         with self._catalog.write() as connection:
-            connection.execute(statistics_table.delete().where(statistics_table.c.name == name))
+            return connection.execute(statistics_table.delete().where(_of(name))).rowcount
 
     def _column(self, name: str, version: int, column: sa.Column[bytes]) -> bytes | None:
         kept = statistics_table.c
         with self._catalog.read() as connection:
             query = sa.select(column).where(kept.name == name, kept.version == version)
             return connection.execute(query).scalar()
+
+
+def _of(name: str) -> sa.ColumnElement[bool]:
+    kept = statistics_table.c
+    return (kept.name == name) | kept.name.startswith(f"{name}@", autoescape=True)

@@ -1,0 +1,225 @@
+"""Forgetting: a person's rows go from all versions of a table and from all that is kept beside it.
+
+That it is about to happen is kept first, with what saw the rows, because afterwards nobody could tell. Each
+part may be done twice, so one that was cut off is finished by doing all of it again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import product
+
+from fourfold.catalog.database import Catalog
+from fourfold.catalog.ids import new_id
+from fourfold.catalog.lineage import PASSING
+from fourfold.core import forgetting
+from fourfold.core.catalog import principal
+from fourfold.core.context import Ref
+from fourfold.core.decide import erasing
+from fourfold.core.forgetting import PersonKey, Saw, TableForgotten, Tombstone
+from fourfold.core.hosting import feedback_table, predictions_table
+from fourfold.core.ports.clock import Clock
+from fourfold.core.ports.tables import Ability, Erased, Mark, TableStore
+from fourfold.core.storage import MAIN, TableAddress, TableVersion, table_address
+from fourfold.core.times import after
+from fourfold.foundation.storage.checks.gate import Gate
+from fourfold.foundation.storage.forgetting.tables import ForgottenRecords
+from fourfold.foundation.storage.inserting import Inserting
+from fourfold.foundation.storage.retiring import LEAST_RETENTION_S
+from fourfold.foundation.storage.tables import TableRecords
+from fourfold.foundation.storage.versions import MOST_HISTORY, Versions
+
+MOST_DEPTH = 100
+MOST_SAW = 20_000
+"""Things that are told to have seen the rows."""
+MOST_TOMBSTONES = 10_000
+SCRUBBED = ("storage_statistics", "storage_check", "storage_rejection")
+"""Tables of the catalog from which rows with values were removed."""
+
+
+class Forgetting:
+    """Takes a person's rows out of a table, its branches, and what is kept beside it."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        records: TableRecords,
+        versions: Versions,
+        tables: TableStore,
+        gate: Gate,
+        inserting: Inserting,
+        clock: Clock,
+    ) -> None:
+        self._catalog = catalog
+        self._forgotten = ForgottenRecords(catalog)
+        self._records = records
+        self._versions = versions
+        self._tables = tables
+        self._gate = gate
+        self._inserting = inserting
+        self._clock = clock
+
+    def would(self, table: str, keys: Sequence[PersonKey]) -> TableForgotten:
+        """What forgetting would take. Nothing is changed."""
+        stored = self._stored(table, keys)
+        told = self._told(table, keys, stored)
+        waiting = self._inserting.buffered.live(table).rows
+        mask = erasing.Wanted(stored).mask(waiting)
+        return replace(told, waiting_rows=sum(mask.to_pylist()))
+
+    def forget(self, table: str, keys: Sequence[PersonKey], why: str) -> TableForgotten:
+        """Forget, whatever cites the versions; done again, it finishes what was cut off."""
+        self._versions.snapshot(table)
+        stored = self._stored(table, keys)
+        self._inserting.settle(table)  # what waits, and what no longer fits, is where it can be found
+        told = self._told(table, keys, stored)
+        tombstone = self._begun(table, keys, told, why)
+        done = self._erase(table, stored, self._versions.mark())
+        for address in self._addresses(table):
+            if self._records.known(address) is not None:
+                self._recount(address)
+        wanted = erasing.Wanted([*keys, *stored])
+        kept_rows, unread = self._gate.kept.without(table, wanted)
+        figures = self._gate.statistics.forget(table)
+        is_clean = True
+        if tombstone is not None or figures:
+            is_clean = self._inserting.buffered.scrub() & self._catalog.scrub(SCRUBBED)
+        told = replace(
+            told,
+            is_dry_run=False,
+            kept_rows=max(kept_rows, told.kept_rows),
+            figures=max(figures, told.figures),
+            notes=tuple(_notes(table, done, unread, is_clean=is_clean)),
+        )
+        if tombstone is not None:
+            told = replace(forgetting.together(tombstone.told, told), id=tombstone.id)
+            is_done = not done.unsure_files and is_clean
+            self._forgotten.finish(replace(tombstone, told=told, is_done=is_done), self._clock.now())
+        return told
+
+    def all(self, table: str) -> tuple[Tombstone, ...]:
+        """What was forgotten of a table, newest first."""
+        return self._forgotten.all(table, limit=MOST_TOMBSTONES)
+
+    def noted(self, address: str, versions: tuple[TableVersion, ...]) -> tuple[TableVersion, ...]:
+        """Versions, each with how many rows of it were forgotten."""
+        lost = forgetting.forgotten_by_version(address, self.all(table_address(address).table))
+        return tuple(replace(v, rows_forgotten=lost[v.version]) if v.version in lost else v for v in versions)
+
+    # Parts
+
+    def _erase(self, table: str, keys: Sequence[PersonKey], mark: Mark, *, dry_run: bool = False) -> Erased:
+        before = after(self._clock.now(), -LEAST_RETENTION_S)
+        return self._tables.erase(table, keys=keys, before=before, mark=mark, dry_run=dry_run)
+
+    def _told(self, table: str, keys: Sequence[PersonKey], stored: Sequence[PersonKey]) -> TableForgotten:
+        """What the rows are in, and what saw them, as of now."""
+        self._versions.snapshot(table)
+        would = self._erase(table, stored, Mark(), dry_run=True)
+        saw, is_complete = self._saw(table, would)
+        kept_rows, unread = self._gate.kept.count(table, erasing.Wanted([*keys, *stored]))
+        return TableForgotten(
+            id="",
+            name=table,
+            is_dry_run=True,
+            at=self._clock.now(),
+            versions=forgetting.versions_of(would.rows),
+            file_count=would.file_count,
+            size_bytes=would.size_bytes,
+            waiting_rows=0,
+            kept_rows=kept_rows,
+            figures=self._gate.statistics.count(table),
+            saw=saw,
+            is_saw_complete=is_complete,
+            notes=tuple(_notes(table, would, unread, is_clean=True)),
+        )
+
+    def _begun(
+        self, table: str, keys: Sequence[PersonKey], told: TableForgotten, why: str
+    ) -> Tombstone | None:
+        """The tombstone of this forgetting, or of one of the same keys that was cut off; kept before anything
+        goes. Where there is nothing to forget there is none."""
+        secret = self._forgotten.secret()
+        digests = tuple(forgetting.digest_of(secret, key) for key in keys)
+        for earlier in self.all(table):
+            if not earlier.is_done and set(earlier.digests) == set(digests):
+                return earlier
+        if not told.versions and not told.kept_rows and not told.file_count:
+            return None
+        made = Tombstone(
+            id=new_id("forgotten"),
+            table=table,
+            at=self._clock.now(),
+            by=principal(),
+            why=why,
+            columns=tuple(tuple(sorted(key)) for key in keys),
+            digests=digests,
+            is_done=False,
+            told=replace(told, is_dry_run=False),
+        )
+        self._forgotten.begin(made)
+        return made
+
+    def _saw(self, table: str, would: Erased) -> tuple[tuple[Saw, ...], bool]:
+        """What lineage says was made from the versions that have the rows, and lasts."""
+        starts = [Ref("table", name, str(v)) for name, of in would.rows.items() for v in of]
+        reached, is_complete = self._forgotten.onward(starts, depth=MOST_DEPTH, limit=MOST_SAW)
+        found = {}
+        for thing, read in reached.items():
+            is_itself = thing.kind == "table" and thing.name.partition("@")[0] == table
+            if not is_itself and (thing.kind == "table" or thing.kind not in PASSING):
+                found[thing] = read
+            if thing.kind == "endpoint":
+                there = self._tables.names()
+                for name in (predictions_table(thing.name), feedback_table(thing.name)):
+                    if name in there and name != table:
+                        found.setdefault(Ref("table", name), read)
+        return tuple(sorted(Saw(thing, read) for thing, read in found.items())), is_complete
+
+    def _recount(self, address: str) -> None:
+        """Have the catalog's counts of versions follow the table's own log."""
+        self._versions.catch_up(address, self._versions.snapshot(address).version)
+        self._records.recount(address, self._tables.history(address, limit=MOST_HISTORY))
+
+    def _stored(self, table: str, keys: Sequence[PersonKey]) -> list[PersonKey]:
+        """The keys by the names in the store. A name may have been that of several columns, one after the
+        other: then rows are meant that have the value in any of them."""
+        erasing.check_keys(table, keys)
+        columns = {column for key in keys for column in key}
+        alternatives = {column: self._records.ever_shown(table, column) | {column} for column in columns}
+        if any(len(names) > 1 for names in alternatives.values()):
+            there = self._ever_there(table)
+            alternatives = {column: names & there or {column} for column, names in alternatives.items()}
+        found: list[PersonKey] = []
+        for key in keys:
+            choices = [sorted(alternatives[column]) for column in key]
+            found += [dict(zip(names, key.values(), strict=True)) for names in product(*choices)]
+        return found
+
+    def _ever_there(self, table: str) -> set[str]:
+        """All columns, by their names in the store, of any version of the table and its branches."""
+        found: set[str] = set()
+        for address in self._addresses(table):
+            for version in range(self._tables.snapshot(address).version + 1):
+                found |= set(self._tables.snapshot(address, version=version).schema.names)
+        return found
+
+    def _addresses(self, table: str) -> Iterator[str]:
+        has_branches = Ability.branch in self._tables.abilities
+        for branch in (MAIN, *(self._tables.branches(table) if has_branches else ())):
+            yield str(TableAddress(table, branch))
+
+
+def _notes(table: str, done: Erased, unread: Sequence[str], *, is_clean: bool) -> Iterator[str]:
+    if done.unsure_files:
+        yield (
+            f"{done.unsure_files} young files that no version names hold such rows, or are being written: "
+            "forget again in an hour"
+        )
+    for rejection in unread:
+        yield (
+            f"rows that were kept aside cannot be looked through: fourfold table discard {table} {rejection}"
+        )
+    if not is_clean:
+        yield "a database is in use, and its file may still hold removed rows: forget again"
