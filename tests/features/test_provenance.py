@@ -21,9 +21,12 @@ from fourfold.mlplatform.features import api as fs
 from fourfold.mlplatform.features import validate
 from fourfold.mlplatform.features.columns import normal_table
 from fourfold.mlplatform.features.offline import unique_events
-from fourfold.mlplatform.features.provenance import view_columns
+from fourfold.mlplatform.features.provenance import labels_known, view_columns
 from fourfold.mlplatform.features.tables import ViewRecord
 from fourfold.mlplatform.features.training import Tables, join_features
+from fourfold.mlplatform.hosting import scoring
+from fourfold.mlplatform.hosting.provenance import Seen, with_features
+from fourfold.mlplatform.hosting.scoring import Scoring, score
 from fourfold.testing.clock import START
 
 from .conftest import MINUTE, STAMP, Store, airport, delays, departures, flights
@@ -68,7 +71,7 @@ def columns_of(store: Store, fingerprint: str, **asked: Any) -> ColumnGraph:
 
 def test_a_feature_comes_from_its_column_and_is_steered_by_what_finds_its_events() -> None:
     asked = [Influence("labels:x", "who", How.identity)]
-    found = view_columns(delays.view, {"delay": Kind.float, "seats": Kind.int}, "t", asked)
+    found = view_columns(delays.view, _kinds(delays.view), "t", asked)
     of = {
         name: {(each.column, each.how, each.is_masked) for each in acting} for name, acting in found.items()
     }
@@ -94,7 +97,7 @@ def test_an_expression_is_followed_through_the_features_that_it_reads() -> None:
         fixed = fs.expr("1 + 1")
 
     many: Any = Many
-    found = view_columns(many.view, {"delay": Kind.float, "seats": Kind.int}, "t", [])
+    found = view_columns(many.view, _kinds(many.view), "t", [])
     direct = {
         name: {(e.column, e.how, e.is_masked) for e in acting if e.column in ("delay", "seats")}
         for name, acting in found.items()
@@ -144,7 +147,7 @@ def test_what_is_not_said_to_act_on_a_feature_cannot_change_it() -> None:
         return join_features(both, {view.version: record}, tables, labels, at="at", join=Join.point_in_time)
 
     before = features(events)
-    found = view_columns(view, columns, "t", [Influence("l", c, How.identity) for c in ("origin", "at")])
+    found = view_columns(view, kinds, "t", [Influence("l", c, How.identity) for c in ("origin", "at")])
     changed_some: set[str] = set()
     for column in columns:
         for changed in _changed(events, column, rng):
@@ -173,6 +176,11 @@ def _changed(events: pa.Table, column: str, rng: np.random.Generator) -> list[pa
     shuffled = values.take(pa.array(rng.permutation(len(values))))
     holes = pa.array([None if n % 3 == 0 else v for n, v in enumerate(values.to_pylist())], field.type)
     return [events.set_column(place, field, each) for each in (shuffled, holes)]
+
+
+def _kinds(view: View) -> dict[str, Kind]:
+    """The kinds of a view's features over the departures."""
+    return validate.check_view(view, EVENTS.schema)[1]
 
 
 def _info(view: View, kinds: dict[str, Kind]) -> Any:
@@ -268,3 +276,47 @@ def test_in_a_step_the_step_is_named_and_the_same_set_again_adds_nothing(filled:
     assert Ref("training_set", made.info.fingerprint) in attempt.writes
     (kept,) = columns_of(filled, made.info.fingerprint).queries
     assert (kept.target, kept.sql, kept.unknown) == (Ref("training_set", made.info.fingerprint), "", "")
+
+
+# Predictions
+
+
+def test_predictions_over_features_come_from_the_columns_of_both(
+    filled: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filled.storage.append("asked", LABELS.rename_columns(["origin", "at", "hour", "late"]))
+    given = pa.schema([("hour", pa.int64()), ("last", pa.float64())])
+    model: Any = SimpleNamespace(
+        example=given.empty_table(),
+        version="m/1",
+        predict=lambda rows: pa.table({"score": rows["last"]}),
+    )
+    asked = Scoring("asked", "scores", "delays", keep=("late",), time_column="at")
+    monkeypatch.setattr(scoring, "BATCH_ROWS", 2)
+    look_up = filled.features.training_set
+
+    def while_others_write(*names: Any, **more: Any) -> pa.Table:
+        found = look_up(*names, **more)
+        filled.storage.append("departures", EVENTS.slice(0, 0))  # so the next batch reads another version
+        return found
+
+    monkeypatch.setattr(filled.features, "training_set", while_others_write)
+    score(asked, model, storage=filled.storage, features=filled.features, now=START)
+    found = CatalogService(filled.catalog, filled.clock).column_lineage("table", "scores", version="0")
+    assert told(found, "late", "") == {"late identity table:asked@0#late"}
+    into = told(found, "score")
+    assert {
+        "score transformation table:asked@0#hour",
+        "score transformation table:departures@1#delay",
+        "score transformation table:departures@2#delay",
+        "score join table:departures@1#left_at",
+        "score join table:asked@0#at",
+    } <= into
+    assert not any(column in edge for edge in into for column in ("#late", "#seats"))
+
+
+def test_of_features_whose_versions_are_not_told_nothing_is_claimed(filled: Store) -> None:
+    seen = Seen(lambda rows: rows)
+    seen(LABELS)
+    asked = labels_known(None, LABELS.schema.names, "x")
+    assert with_features(asked, filled.features, "delays", seen, at="due") is None

@@ -10,13 +10,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
+from fourfold.catalog.database import Catalog
+from fourfold.catalog.service import CatalogService
 from fourfold.core import context
 from fourfold.core.context import Executing, Ref
 from fourfold.core.errors import NotFound, Refused
+from fourfold.core.lineage import How
 from fourfold.core.times import Instant
 from fourfold.foundation.storage.service import Storage
 from fourfold.mlplatform.hosting import scoring
 from fourfold.mlplatform.hosting.scoring import Scoring, score
+from fourfold.testing.clock import MovableClock
 
 FLIGHTS = pa.table(
     {
@@ -57,6 +61,19 @@ def test_each_row_gets_its_answer_beside_what_is_kept(filled: Storage) -> None:
 
 
 @pytest.mark.slow
+def test_predictions_say_which_columns_they_came_from(
+    filled: Storage, sqlite_catalog: Catalog, clock: MovableClock
+) -> None:
+    run(filled, keep=("carrier",), where={"day": "mon"})
+    found = CatalogService(sqlite_catalog, clock).column_lineage("table", "scores", version="0")
+    told = {(e.column, e.how, str(e.source), e.source_column) for e in found.edges}
+    assert told == {
+        ("carrier", How.identity, "table:flights@0", "carrier"),
+        ("score", How.transformation, "table:flights@0", "distance"),
+        ("", How.filter, "table:flights@0", "day"),
+    }
+
+
 def test_batches_make_one_commit(filled: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scoring, "BATCH_ROWS", 1)
     done = run(filled)

@@ -12,34 +12,35 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from fourfold.core.context import Ref
-from fourfold.core.features import FeatureService, Kind, View, Window
+from fourfold.core.features import FeatureService, Kind, View, ViewInfo, Window
 from fourfold.core.lineage import How, Influence, OutputColumn, QueryColumns, UnknownColumns
 from fourfold.foundation.storage.columns.made import Derived, Origin, followed
 from fourfold.mlplatform.features.expressions import names, parse, to_sql
-from fourfold.mlplatform.features.offline import input_kinds
-from fourfold.mlplatform.features.tables import ViewRecord
 
 Influences = tuple[Influence, ...]
 
 
 def training_set_columns(
     service: FeatureService,
-    views: Mapping[str, ViewRecord],
+    views: Mapping[str, ViewInfo],
     versions: Mapping[str, int],
     labels: Derived,
     *,
     at: str,
 ) -> Derived:
-    """The columns of a training set: those of the labels, and behind them the service's features."""
+    """The columns of a training set: those of the labels, and behind them the service's features.
+
+    `views` are by version, `versions` by table.
+    """
     of_label = {output.name: output.influences for output in labels.columns.outputs}
     outputs = list(labels.columns.outputs)
     refs = set(labels.refs)
     for use in service.uses:
-        record = views[use.version]
-        table = record.info.view.source.table
+        info = views[use.version]
+        table = info.view.source.table
         source = Ref("table", table, str(versions[table]))
         asked = [each for column in (at, *(key.column for key in use.keys)) for each in of_label[column]]
-        found = view_columns(record.info.view, record.columns, str(source), asked)
+        found = view_columns(info.view, info.kinds, str(source), asked)
         outputs += [OutputColumn(pick.name, found[pick.feature]) for pick in use.picks]
         refs.add(source)
     return Derived(QueryColumns(tuple(outputs), labels.columns.rows), frozenset(refs))
@@ -49,7 +50,7 @@ def view_columns(
     view: View, kinds: Mapping[str, Kind], source: str, asked: Iterable[Influence]
 ) -> dict[str, Influences]:
     """What acts on each feature of a view over `source`; `asked` is what acts on the keys and times at which
-    it is evaluated."""
+    it is evaluated. `kinds` are the features'."""
     asked = tuple(asked)
     deciding = (view.source.time, view.source.known, *view.source.event_id, *view.entity.keys)
     found: dict[str, Influences] = {}
@@ -98,7 +99,7 @@ def _expressions(
     from fourfold.foundation.storage.columns.of_sql import columns_of_sql
 
     over = QueryColumns(tuple(OutputColumn(name, acting) for name, acting in features.items()))
-    inputs = input_kinds(view, kinds)
+    inputs = {name: kinds[name] for name in features}
     found: dict[str, Influences] = {}
     for expression in view.expressions:
         text = " ".join(

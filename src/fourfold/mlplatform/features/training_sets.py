@@ -86,7 +86,8 @@ class TrainingSets:
         if cache:
             origin = query_of(entities, self._tables.columns)
             labels = labels_known(origin, entities.schema.names, digest)
-            columns = training_set_columns(service.service, views, versions, labels, at=at)
+            infos = {version: record.info for version, record in views.items()}
+            columns = training_set_columns(service.service, infos, versions, labels, at=at)
             here = context.ambient()
             made = made_by(
                 columns, Ref("training_set", fingerprint), None if here is None else here.executing.ref

@@ -12,11 +12,14 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from fourfold.core.context import Ref
 from fourfold.core.errors import Refused, did_you_mean
 from fourfold.core.hosting import Scalar, Scored
 from fourfold.core.services.features import Features
 from fourfold.core.services.storage import Storage
 from fourfold.core.times import Instant
+from fourfold.foundation.storage.columns.made import Derived, part_of, remember, writing
+from fourfold.mlplatform.hosting.provenance import Seen, predicted, with_features
 
 if TYPE_CHECKING:
     from fourfold.core.storage import Condition
@@ -86,13 +89,16 @@ def score(
             scored = _score(empty, model, featurize, asked.keep, version, now)
         else:
             scored = pq.read_table(path, memory_map=True)
+        _note_columns(scored, asked, Ref("table", info.name, str(info.version)), model, features, featurize)
         if asked.where and asked.partition_by:
             where = {c: v for c, v in asked.where.items() if c in asked.partition_by}
-            written = storage.overwrite(
-                asked.out, scored, where=where or None, partition_by=asked.partition_by
-            )
+            with writing(scored):
+                written = storage.overwrite(
+                    asked.out, scored, where=where or None, partition_by=asked.partition_by
+                )
         else:
-            written = storage.append(asked.out, scored, partition_by=asked.partition_by)
+            with writing(scored):
+                written = storage.append(asked.out, scored, partition_by=asked.partition_by)
     took_s = time.monotonic() - began_s
     return Scored(
         model=version,
@@ -142,8 +148,29 @@ def _wanted(asked: Scoring, columns: list[str], inputs: pa.Schema) -> tuple[str,
     return tuple(dict.fromkeys((*inputs.names, *asked.keep)))
 
 
-def _lookup(asked: Scoring, features: Features) -> Callable[[pa.Table], pa.Table]:
-    return lambda rows: features.training_set(asked.features, rows, at=asked.time_column, cache=False)
+def _lookup(asked: Scoring, features: Features) -> Seen:
+    return Seen(lambda rows: features.training_set(asked.features, rows, at=asked.time_column, cache=False))
+
+
+def _note_columns(
+    scored: pa.Table,
+    asked: Scoring,
+    source: Ref,
+    model: LoadedModel,
+    features: Features,
+    seen: Seen | None,
+) -> None:
+    """Keep beside the predictions which columns of which versions they came from."""
+    inputs = model.example.schema.names
+    given: Derived | None
+    if seen is None:
+        given = part_of(source, dict.fromkeys((*inputs, *asked.keep)), filters=asked.where or ())
+    else:
+        table = part_of(source, seen.columns, filters=asked.where or ())
+        given = with_features(table, features, asked.features, seen, at=asked.time_column)
+    if given is not None:
+        answers = [name for name in scored.column_names if name not in (*asked.keep, *OWN)]
+        remember(scored, predicted(given, inputs=inputs, keep=asked.keep, answers=answers))
 
 
 def _batches(reader: pa.RecordBatchReader) -> Iterator[pa.Table]:
