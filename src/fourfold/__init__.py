@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from fourfold.core.models import ModelVersion as ModelVersion
     from fourfold.core.services import Services
     from fourfold.core.storage import TableVersion as TableVersion
-    from fourfold.foundation.compute.counting import count_flops as count_flops
+    from fourfold.foundation.compute import meter as meter
     from fourfold.foundation.storage import expect as expect
     from fourfold.foundation.storage.api import Table as Table
     from fourfold.foundation.storage.api import query as query
@@ -56,7 +56,6 @@ _ROOMS: dict[str, tuple[str, ...]] = {
     "fourfold.core.errors": ("FourfoldError",),
     "fourfold.core.models": ("ModelVersion",),
     "fourfold.core.storage": ("TableVersion",),
-    "fourfold.foundation.compute.counting": ("count_flops",),
     "fourfold.foundation.storage.api": ("Table", "query", "table"),
     "fourfold.foundation.storage.datasets.api": ("Dataset", "dataset"),
     "fourfold.foundation.storage.folders.api": ("Files", "files"),
@@ -74,10 +73,11 @@ _HOMES = {name: room for room, names in _ROOMS.items() for name in names}
 _MODULES = {
     "expect": "fourfold.foundation.storage.expect",
     "features": "fourfold.mlplatform.features.api",
+    "meter": "fourfold.foundation.compute.meter",
 }
 """Names under which a whole module is public."""
 
-__all__ = [*sorted(_HOMES), "expect", "features"]
+__all__ = [*sorted(_HOMES), "expect", "features", "meter"]
 
 
 def __getattr__(name: str) -> object:

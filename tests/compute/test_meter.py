@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import pytest
@@ -14,20 +15,22 @@ import pytest
 from fourfold.core import wire
 from fourfold.core.errors import Refused
 from fourfold.core.jobs import Usage
-from fourfold.foundation.compute.counting import count_flops, counted_flops
+from fourfold.foundation.compute.meter import counted_flops, flops, torch_flops
+from fourfold.runner import gpu, watch
 from fourfold.runner import meter as module
 from fourfold.runner.meter import Meter
 
 
-def test_it_is_made_of_the_standard_library_alone() -> None:
-    tree = ast.parse(Path(module.__file__).read_text())
+@pytest.mark.parametrize("part", [module, watch])
+def test_it_is_made_of_the_standard_library_alone(part: types.ModuleType) -> None:
+    tree = ast.parse(Path(str(part.__file__)).read_text())
     imported = {
         alias.name.partition(".")[0]
         for node in ast.walk(tree)
         if isinstance(node, ast.Import | ast.ImportFrom)
         for alias in ([ast.alias(node.module or "")] if isinstance(node, ast.ImportFrom) else node.names)
     }
-    assert imported <= set(sys.stdlib_module_names)
+    assert imported <= set(sys.stdlib_module_names) | {"fourfold"}  # its own parts, and core.trace
 
 
 def test_each_attempt_has_its_own_peak_of_memory() -> None:
@@ -81,16 +84,109 @@ def test_after_a_fork_the_child_measures_itself() -> None:
 
 def test_operations_that_an_attempt_counts_are_its_own() -> None:
     meter = Meter(counted_flops)
-    count_flops(1e6)
+    flops(1e6)
     meter.start()
     assert meter.stop()["flops"] is None
     meter.start()
-    count_flops(2e9)
-    count_flops(1e9)
+    flops(2e9)
+    flops(1e9)
     assert wire.convert(meter.stop(), Usage).flops == 3e9
     for wrong in (-1, float("nan")):
         with pytest.raises(Refused, match="a number of operations"):
-            count_flops(wrong)
+            flops(wrong)
+
+
+def test_pytorch_counts_its_own_operations(monkeypatch: pytest.MonkeyPatch) -> None:
+    class FlopCounterMode:  # as torch.utils.flop_counter has it
+        def __init__(self, *, display: bool = True) -> None:
+            assert not display, "its table is for people who asked for it"
+
+        def __enter__(self) -> FlopCounterMode:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            return None
+
+        def get_total_flops(self) -> int:
+            return 3 * 10**9
+
+    for name in ("torch", "torch.utils", "torch.utils.flop_counter"):
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    monkeypatch.setattr(sys.modules["torch.utils.flop_counter"], "FlopCounterMode", FlopCounterMode, False)
+    before = counted_flops()
+    with torch_flops():
+        pass
+    assert counted_flops() - before == 3e9
+    for name in ("torch", "torch.utils", "torch.utils.flop_counter"):
+        monkeypatch.delitem(sys.modules, name)
+    with pytest.raises(Refused, match="torch is not installed"), torch_flops():
+        pass
+
+
+@pytest.mark.slow
+def test_an_attempt_that_takes_longer_is_looked_at_with_its_children() -> None:
+    meter = Meter()
+    meter.start()
+    burns = "import time; block = bytearray(96 << 20)\nwhile time.process_time() < 0.8: pass"
+    subprocess.run([sys.executable, "-I", "-S", "-c", burns], check=True)
+    usage = wire.convert(meter.stop(), Usage)
+    assert usage.trace
+    assert usage.disk_wait_s is not None
+    assert usage.memory_mean_bytes is not None
+    assert 96 << 20 < usage.memory_peak_bytes < 1 << 30  # the child's too
+    assert 32 << 20 < usage.memory_mean_bytes <= usage.memory_peak_bytes
+    at_ms, cpu_ms, *_ = usage.trace[-1]
+    assert at_ms == pytest.approx(usage.wall_s * 1000, abs=2)
+    assert cpu_ms == pytest.approx(usage.cpu_s * 1000, abs=2)
+    meter.start()
+    short = wire.convert(meter.stop(), Usage)
+    assert (short.trace, short.disk_wait_s, short.memory_mean_bytes) == ((), None, None)
+
+
+def test_a_worker_that_has_nothing_to_do_has_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "IDLE_S", 0.0)
+    monkeypatch.setattr(watch, "FIRST_S", 0.01)
+    meter = Meter()
+    meter.start()
+    thread = meter._watch._thread
+    assert thread is not None
+    meter.stop()
+    thread.join(20)
+    assert not thread.is_alive()
+    meter.start()
+    assert meter._watch._thread is not None
+    meter.stop()
+
+
+def test_gpus_are_told_by_nvml(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Process:
+        def __init__(self, pid: int, memory: int | None) -> None:
+            self.pid, self.usedGpuMemory = pid, memory
+
+    class Rates:
+        gpu = 50
+
+    library = types.ModuleType("pynvml")
+    running = {0: [Process(7, 4 << 30), Process(8, 1 << 30)], 1: [Process(9, None)], 2: [Process(7, None)]}
+    members: dict[str, object] = {
+        "NVMLError": OSError,
+        "nvmlDeviceGetCount": lambda: 3,
+        "nvmlDeviceGetHandleByIndex": lambda index: index,
+        "nvmlDeviceGetComputeRunningProcesses": lambda device: running[device],
+        "nvmlDeviceGetUtilizationRates": lambda device: Rates,
+    }
+    for name, member in members.items():
+        monkeypatch.setattr(library, name, member, False)
+    monkeypatch.setattr(gpu, "nvml", lambda: library)
+    gpus = gpu.Gpus()
+    gpus.look(2.0, {7, 70})
+    gpus.look(4.0, {7, 70})
+    assert gpus.busy_s == 4.0  # two of the three are ours, each half busy
+    assert gpus.memory_peak_bytes == 4 << 30
+    monkeypatch.setattr(gpu, "nvml", lambda: None)
+    none = gpu.Gpus()
+    none.look(2.0, {7})
+    assert (none.busy_s, none.memory_peak_bytes) == (None, None)
 
 
 def test_where_the_system_tells_less_the_meter_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ from fourfold.core.environment import Environment
 from fourfold.core.errors import NotFound, Refused
 from fourfold.core.ports.engine import Exit, ExitKind, Usage
 from fourfold.core.times import Instant
+from fourfold.foundation.compute import tables
 from fourfold.foundation.compute.environments import Environments, lock_for
 from fourfold.foundation.compute.service import Compute
 from fourfold.foundation.compute.tables import ComputeTables
@@ -56,10 +57,13 @@ def report(key: str, *, at: int = 0, flow_run: str = "flow_1", **changes: object
 
 
 def test_what_is_recorded_is_read_back_whole(compute: Compute) -> None:
-    (job,) = compute.record((report("run/fit#1/1"),))
+    usage = Usage(10.0, 9.5, 2 << 30, 1, 2, False, 1e12, 1 << 30, 0.5, None, 2.5, 3 << 30)
+    trace = ((1000, 900, 1 << 30, 10, 20), (10_000, 9500, 2 << 30, 100, 200))
+    (job,) = compute.record((report("run/fit#1/1", usage=replace(usage, trace=trace)),))
     assert compute.job("run/fit#1/1") == job
     assert job.account.cost_nanousd == round(0.40 * 1e9 * 10 * 0.5 / 3600)
-    assert compute.jobs("flow_1") == (job,)
+    (listed,) = compute.jobs("flow_1")
+    assert replace(listed, report=replace(listed.report, usage=replace(usage, trace=trace))) == job
     assert compute.jobs("flow_2") == ()
 
 
@@ -209,3 +213,17 @@ def test_a_remembered_environment_finds_its_python_again(compute: Compute) -> No
     for _ in range(2):
         remember(compute, environment, lock)
     assert Path(compute.python_for(environment.identity)).exists()
+
+
+def test_a_listing_reads_no_traces_and_only_the_newest_are_kept(
+    compute: Compute, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tables, "MOST_TRACES", 3)
+    monkeypatch.setattr(tables, "LET_GO_EVERY", 1)
+    usage = Usage(10.0, memory_mean_bytes=7, trace=((1000, 0, 5, 0, 0),))
+    for at in range(6):
+        compute.record((report(f"run/{at}", at=at * 1_000_000, usage=usage),))
+    assert [job.report.usage.trace for job in compute.jobs()] == [()] * 6
+    kept = [at for at in range(6) if compute.job(f"run/{at}").report.usage.trace]
+    assert [compute.job(f"run/{at}").report.usage.memory_mean_bytes for at in range(6)] == [7] * 6
+    assert kept == [3, 4, 5]

@@ -30,7 +30,7 @@ def land() -> None:
 def report(day: str, after: object) -> str:
     with open("pids", "a") as file:
         file.write(f"step {os.getpid()}\\n")
-    ff.count_flops(2e9)
+    ff.meter.flops(2e9)
     return ff.notebook("report.ipynb", day=day).html_digest
 
 @ff.flow

@@ -7,6 +7,7 @@ import click
 from fourfold.cli.main import Verbs
 from fourfold.cli.opened import services
 from fourfold.cli.output import Column, output_option, percent, seconds, show, show_one, size, took, when
+from fourfold.cli.sparks import over_time
 
 
 @click.group(cls=Verbs, name="job")
@@ -68,8 +69,14 @@ def show_job(key: str, output: str) -> None:
             ("wall", took(report.started_at, report.ended_at)),
             ("cpu", seconds(usage.cpu_s)),
             ("memory peak", size(usage.memory_peak_bytes)),
+            ("memory mean", size(usage.memory_mean_bytes)),
             ("read", size(usage.read_bytes)),
             ("written", size(usage.written_bytes)),
+            ("waited for disk", seconds(usage.disk_wait_s)),
+            ("network", size(usage.network_bytes) or "unknown: nothing counts it by process"),
+            ("memory bandwidth", "unknown: the processor's counters are not read"),
+            *((("gpu", f"{seconds(usage.gpu_s)} busy"),) if usage.gpu_s is not None else ()),
+            *over_time(usage.trace),
             ("unit", report.unit),
             ("held", f"{report.held.cpu:g} cores, {size(report.held.memory_bytes)}"),
             ("utilisation", percent(account.utilisation)),

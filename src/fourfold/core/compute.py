@@ -163,8 +163,10 @@ class Bound(StrEnum):
     """What kept a job from being faster."""
 
     cpu = "cpu"
+    disk = "disk"
+    """It stood waiting for the disk."""
     waiting = "waiting"
-    """Disk, network, locks or sleep: the processors it held stood idle."""
+    """Network, locks or sleep (and disk, where that cannot be told): the processors it held stood idle."""
     one_core = "one_core"
     """It held several cores and kept about one busy."""
     memory = "memory"

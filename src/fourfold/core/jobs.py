@@ -63,6 +63,9 @@ class Usage:
     """How long it stood waiting for the disk, as the kernel counts or as looks have met it."""
     network_bytes: int | None = None
     """Sent and received. No kernel counts this by process; only a job with a network of its own can tell."""
+    gpu_s: float | None = None
+    """Seconds of work of all GPUs together, as NVML counts it (a kernel was running, however small)."""
+    gpu_memory_peak_bytes: int | None = None
     trace: tuple[tuple[int, ...], ...] = ()
     """Readings over time, few and bounded: (at_ms, cpu_ms, memory_bytes, read_bytes, written_bytes)."""
 

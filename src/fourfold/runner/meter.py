@@ -2,10 +2,10 @@
 
 Two readings of counters that only grow, and one high-water mark that is set back in between. The whole
 costs some tens of microseconds per attempt, because steps of a millisecond are metered too
-(`benchmarks/compute.py` measures it).
+(`benchmarks/compute.py` measures it). An attempt that takes longer is looked at meanwhile (`watch.py`).
 
-What is not counted: children that the attempt left running, and work that other threads of the same
-worker did meanwhile, which is counted too (workers run one attempt at a time).
+What is not counted: the time of children that the attempt left running. Work that other threads of the
+same worker did meanwhile is counted too (workers run one attempt at a time).
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ import resource
 import time
 from collections.abc import Callable
 
+from fourfold.runner.watch import Seen, Watch
+
 
 class Meter:
     """Start it, run the attempt, stop it. One meter serves any number of attempts, one at a time.
@@ -23,7 +25,8 @@ class Meter:
     >>> meter.start()
     >>> usage = meter.stop()
     >>> sorted(usage)  # doctest: +NORMALIZE_WHITESPACE
-    ['cpu_s', 'flops', 'memory_peak_bytes', 'memory_peak_is_exact', 'read_bytes', 'wall_s', 'written_bytes']
+    ['cpu_s', 'disk_wait_s', 'flops', 'gpu_memory_peak_bytes', 'gpu_s', 'memory_mean_bytes',
+     'memory_peak_bytes', 'memory_peak_is_exact', 'read_bytes', 'trace', 'wall_s', 'written_bytes']
 
     `stop` gives the fields of `core.ports.engine.Usage` as a plain dictionary:
 
@@ -32,6 +35,10 @@ class Meter:
       (`memory_peak_is_exact`); elsewhere the highest since the process began, which may be too much.
     - `read_bytes`, `written_bytes`: by system calls (files, pipes and sockets, cached or not), children
       waited for included; `None` where the system does not tell.
+    - `memory_mean_bytes`: over the looks at its whole tree; `None` where none was taken.
+    - `disk_wait_s`: the share of looks that met it waiting for the disk; `None` where none was taken.
+    - `gpu_s`, `gpu_memory_peak_bytes`: by NVML, where there is one; else `None`.
+    - `trace`: the points of a `core.trace.Trace`; empty for an attempt too short to be looked at.
     - `flops`: floating point operations that the attempt counted itself; `None` where it counted none.
     """
 
@@ -41,6 +48,7 @@ class Meter:
         self._pid = -1
         self._clear = self._status = self._io = -1
         self._open()
+        self._watch = Watch(self._so_far)
 
     def start(self) -> None:
         """Take the first reading."""
@@ -51,18 +59,29 @@ class Meter:
         self._flops = self._counted()
         self._cpu_s = _cpu_s()
         self._wall_s = time.perf_counter()
+        self._watch.begin()
 
-    def stop(self) -> dict[str, float | int | bool | None]:
+    def stop(self) -> dict[str, object]:
         """Take the second reading; the differences since `start`."""
         wall_s = time.perf_counter() - self._wall_s
         cpu_s = _cpu_s() - self._cpu_s
         read, written = self._bytes()
-        peak = self._peak() if self._is_exact else None
+        own_peak, resident = self._memory()
+        peak = own_peak if self._is_exact else None
+        seen = self._watch.end()
+        whole = {"memory_peak_bytes": _maxrss() if peak is None else peak, "is_exact": peak is not None}
+        told: dict[str, object] = {"memory_mean_bytes": None, "disk_wait_s": None, "trace": []}
+        told |= {"gpu_s": None, "gpu_memory_peak_bytes": None}
+        if seen is not None and seen.look_count:
+            told = _told(seen, wall_s, cpu_s, resident)
+            if seen.trace.memory_peak_bytes > whole["memory_peak_bytes"]:  # of it and its children
+                whole = {"memory_peak_bytes": seen.trace.memory_peak_bytes, "is_exact": False}
         return {
+            **told,
             "wall_s": wall_s,
             "cpu_s": cpu_s,
-            "memory_peak_bytes": _maxrss() if peak is None else peak,
-            "memory_peak_is_exact": peak is not None,
+            "memory_peak_bytes": whole["memory_peak_bytes"],
+            "memory_peak_is_exact": bool(whole["is_exact"]),
             "read_bytes": None if read is None or self._read is None else read - self._read,
             "written_bytes": None if written is None or self._written is None else written - self._written,
             "flops": (self._counted() - self._flops) or None,
@@ -91,12 +110,16 @@ class Meter:
             return False
         return True
 
-    def _peak(self) -> int | None:
+    def _so_far(self) -> tuple[float, int, int]:
+        read, written = self._bytes()
+        return _cpu_s() - self._cpu_s, (read or 0) - (self._read or 0), (written or 0) - (self._written or 0)
+
+    def _memory(self) -> tuple[int | None, int | None]:
+        """The high-water mark of this process, and what is resident now."""
+        if self._status < 0:
+            return None, None
         status = os.pread(self._status, 4096, 0)
-        at = status.find(b"VmHWM:")
-        if at < 0:
-            return None
-        return int(status[at + 6 : status.index(b"kB", at)]) * 1024
+        return _kilobytes(status, b"VmHWM:"), _kilobytes(status, b"VmRSS:")
 
     def _bytes(self) -> tuple[int | None, int | None]:
         if self._io < 0:
@@ -106,6 +129,31 @@ class Meter:
         except OSError:
             return None, None
         return int(words[1]), int(words[3])
+
+
+def _told(seen: Seen, wall_s: float, cpu_s: float, resident: int | None) -> dict[str, object]:
+    """What the looks amount to, with one more at the end."""
+    trace, gpus = seen.trace, seen.gpus
+    last = trace.points[-1]
+    trace.add(
+        max(wall_s, last[0] / 1000),
+        cpu_s=cpu_s,
+        memory_bytes=last[2] if resident is None else resident,
+        read_bytes=last[3],
+        written_bytes=last[4],
+    )
+    return {
+        "memory_mean_bytes": round(trace.memory_mean_bytes),
+        "disk_wait_s": wall_s * seen.on_disk_count / seen.look_count,
+        "gpu_s": None if gpus is None else gpus.busy_s,
+        "gpu_memory_peak_bytes": None if gpus is None else gpus.memory_peak_bytes,
+        "trace": trace.points,
+    }
+
+
+def _kilobytes(status: bytes, name: bytes) -> int | None:
+    at = status.find(name)
+    return None if at < 0 else int(status[at + len(name) : status.index(b"kB", at)]) * 1024
 
 
 def _open(path: str, flags: int) -> int:

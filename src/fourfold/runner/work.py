@@ -15,7 +15,7 @@ from fourfold.core.context import Executing, Ref
 from fourfold.core.frames import Header
 from fourfold.core.ports.blobs import BlobStore
 from fourfold.core.times import Instant
-from fourfold.foundation.compute.counting import counted_flops
+from fourfold.foundation.compute.meter import counted_flops
 from fourfold.resources.flows import body as bodies
 from fourfold.resources.flows import calls, codec, values
 from fourfold.resources.flows.api import Flow, Step

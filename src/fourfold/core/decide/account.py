@@ -23,6 +23,8 @@ TOO_SHORT_S = 0.02
 """Below this, clock ticks and start-up are most of what was measured."""
 ROUNDING = 1.02
 """Up to this, a utilisation above one is the rounding of two clocks; beyond it, the sentence says so."""
+MOST_OF_WAITING = 0.5
+"""From this share of the time that its processors stood idle on, the disk is what bounds a job."""
 BUSY = 0.8
 """From this utilisation on, the processors are what bounds a job."""
 
@@ -154,7 +156,15 @@ def _bound(usage: Usage, held: Held, utilisation: float | None) -> tuple[Bound, 
         )
     moved = (usage.read_bytes or 0) + (usage.written_bytes or 0)
     rate = f"; it moved {bytes_text(moved / usage.wall_s)}/s" if moved else ""
-    return Bound.waiting, f"It mostly waits: {busy:.2g} of {cores} busy{rate}."
+    if usage.disk_wait_s is None:
+        return Bound.waiting, f"It mostly waits: {busy:.2g} of {cores} busy{rate}."
+    on_disk = usage.disk_wait_s / usage.wall_s
+    if on_disk >= MOST_OF_WAITING * (1 - min(1.0, busy)):
+        return Bound.disk, f"The disk bounds it: it stood waiting for it {on_disk:.0%} of the time{rate}."
+    return Bound.waiting, (
+        f"It mostly waits, and not for the disk: {busy:.2g} of {cores} busy, {on_disk:.0%} of the time on "
+        f"the disk{rate}. What is left is network, locks or sleep."
+    )
 
 
 def _whole(cores: float) -> str:

@@ -26,6 +26,7 @@ from fourfold.core.compute import (
 from fourfold.core.environment import Environment
 from fourfold.core.ports.engine import Exit, ExitKind, Usage
 from fourfold.core.times import Instant
+from fourfold.core.trace import MOST_POINTS
 
 UNIT = sa.Table(
     "compute_unit",
@@ -91,6 +92,26 @@ JOB = sa.Table(
     sa.Column("sentence", sa.Text, nullable=False),
 )
 
+USE = sa.Table(
+    "compute_use",
+    metadata,
+    sa.Column("key", sa.Text, sa.ForeignKey("compute_job.key"), primary_key=True),
+    sa.Column("format", sa.Integer, nullable=False, default=1),
+    sa.Column("ended_at_us", sa.BigInteger, nullable=False, index=True),
+    sa.Column("memory_mean_bytes", sa.BigInteger),
+    sa.Column("disk_wait_s", sa.Float),
+    sa.Column("network_bytes", sa.BigInteger),
+    sa.Column("gpu_s", sa.Float),
+    sa.Column("gpu_memory_peak_bytes", sa.BigInteger),
+    sa.Column("points", sa.Text),  # JSON: read whole, never searched; null once let go
+)
+"""Use over time, of jobs that took long enough to be looked at: most steps are shorter, and have none."""
+
+MOST_TRACES = 20_000
+"""The newest jobs whose points are kept; each has at most `core.trace.MOST_POINTS`, about 3 kB."""
+LET_GO_EVERY = 256
+"""How often, in uses written by this process, the oldest points are let go."""
+
 ENVIRONMENT = sa.Table(
     "compute_environment",
     metadata,
@@ -105,12 +126,22 @@ ENVIRONMENT = sa.Table(
 )
 
 
+USED = (
+    USE.c.memory_mean_bytes,
+    USE.c.disk_wait_s,
+    USE.c.network_bytes,
+    USE.c.gpu_s,
+    USE.c.gpu_memory_peak_bytes,
+)
+
+
 class ComputeTables:
     """What the room reads and writes, over a catalog. `..._in` methods join a unit of work that is open."""
 
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
         self._new_job: Prepared | None = None
+        self._uses_written = 0
 
     # Jobs.
 
@@ -120,6 +151,19 @@ class ComputeTables:
             if self._new_job is None:
                 self._new_job = Prepared(_insert_new(connection, JOB, "key").values(_bound(JOB)))
             self._new_job.execute(connection, [_job_row(job) for job in jobs])
+            self._keep_uses(connection, [job.report for job in jobs if _was_looked_at(job.report.usage)])
+
+    def _keep_uses(self, connection: sa.Connection, reports: Sequence[JobReport]) -> None:
+        if not reports:
+            return
+        connection.execute(_insert_new(connection, USE, "key"), [_use_row(report) for report in reports])
+        before, self._uses_written = self._uses_written, self._uses_written + len(reports)
+        if before // LET_GO_EVERY != self._uses_written // LET_GO_EVERY:
+            newest = sa.select(USE.c.ended_at_us).order_by(USE.c.ended_at_us.desc())
+            oldest_kept = connection.execute(newest.offset(MOST_TRACES - 1).limit(1)).scalar()
+            if oldest_kept is not None:
+                old = (USE.c.ended_at_us < oldest_kept) & USE.c.points.is_not(None)
+                connection.execute(sa.update(USE).where(old).values(points=None))
 
     def record_jobs(self, jobs: Sequence[Job]) -> None:
         with self._catalog.write() as connection:
@@ -127,7 +171,7 @@ class ComputeTables:
 
     def jobs(self, flow_run: str | None, limit: int) -> tuple[Job, ...]:
         """Newest first; of one flow run in the order of their start."""
-        query = sa.select(JOB).limit(limit)
+        query = sa.select(JOB, *USED).join(USE, JOB.c.key == USE.c.key, isouter=True).limit(limit)
         if flow_run is None:
             query = query.order_by(JOB.c.ended_at_us.desc(), JOB.c.key)
         else:
@@ -137,7 +181,8 @@ class ComputeTables:
 
     def job(self, key: str) -> Job | None:
         with self._catalog.read() as connection:
-            row = connection.execute(sa.select(JOB).where(JOB.c.key == key)).mappings().one_or_none()
+            query = sa.select(JOB, *USED, USE.c.points).join(USE, JOB.c.key == USE.c.key, isouter=True)
+            row = connection.execute(query.where(JOB.c.key == key)).mappings().one_or_none()
         return None if row is None else _job(row)
 
     def newest_keys(self, limit: int = 200) -> tuple[str, ...]:
@@ -274,7 +319,27 @@ def _job_row(job: Job) -> dict[str, object]:
     }
 
 
+def _was_looked_at(usage: Usage) -> bool:
+    return bool(usage.trace) or usage.memory_mean_bytes is not None
+
+
+def _use_row(report: JobReport) -> dict[str, object]:
+    usage = report.usage
+    return {
+        "key": report.key,
+        "format": 1,
+        "ended_at_us": report.ended_at,
+        "memory_mean_bytes": usage.memory_mean_bytes,
+        "disk_wait_s": usage.disk_wait_s,
+        "network_bytes": usage.network_bytes,
+        "gpu_s": usage.gpu_s,
+        "gpu_memory_peak_bytes": usage.gpu_memory_peak_bytes,
+        "points": wire.encode(usage.trace[:MOST_POINTS]).decode() if usage.trace else None,
+    }
+
+
 def _job(row: Mapping[Any, Any]) -> Job:
+    points = row.get("points")
     usage = Usage(
         row["wall_s"],
         row["cpu_s"],
@@ -283,6 +348,12 @@ def _job(row: Mapping[Any, Any]) -> Job:
         row["written_bytes"],
         row["memory_peak_is_exact"],
         row["flops"],
+        memory_mean_bytes=row["memory_mean_bytes"],
+        disk_wait_s=row["disk_wait_s"],
+        network_bytes=row["network_bytes"],
+        gpu_s=row["gpu_s"],
+        gpu_memory_peak_bytes=row["gpu_memory_peak_bytes"],
+        trace=() if points is None else wire.decode(points, tuple[tuple[int, ...], ...], what="a trace"),
     )
     report = JobReport(
         key=row["key"],

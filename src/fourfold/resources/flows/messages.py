@@ -29,6 +29,7 @@ from fourfold.core.flows import (
 )
 from fourfold.core.jobs import ExitKind, UnitCapacity, Usage
 from fourfold.core.times import Instant, moment, seconds_between
+from fourfold.core.trace import MOST_POINTS
 from fourfold.core.values import replace
 from fourfold.resources.flows import values
 from fourfold.resources.flows.values import Frame
@@ -210,6 +211,7 @@ def failure_out(told: Failure, parts: list[bytes]) -> dict[str, Any]:
 def usage(header: Mapping[str, Any]) -> Usage:
     """What the worker's meter read."""
     told = header.get("usage") or {}
+    trace = tuple(tuple(int(each) for each in point) for point in told.get("trace", ())[:MOST_POINTS])
     return Usage(
         wall_s=told.get("wall_s", 0.0),
         cpu_s=told.get("cpu_s"),
@@ -218,6 +220,11 @@ def usage(header: Mapping[str, Any]) -> Usage:
         written_bytes=told.get("written_bytes"),
         memory_peak_is_exact=told.get("memory_peak_is_exact", True),
         flops=told.get("flops"),
+        memory_mean_bytes=told.get("memory_mean_bytes"),
+        disk_wait_s=told.get("disk_wait_s"),
+        gpu_s=told.get("gpu_s"),
+        gpu_memory_peak_bytes=told.get("gpu_memory_peak_bytes"),
+        trace=trace,
     )
 
 

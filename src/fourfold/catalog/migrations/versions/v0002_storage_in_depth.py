@@ -200,7 +200,24 @@ sa.Table(
     sa.Column("value", sa.Text, nullable=False),
 )
 
-BEFORE = frozenset({"catalog_node", "storage_table"})
+sa.Table("compute_job", tables, sa.Column("key", sa.Text, primary_key=True))  # 0001's too
+
+# What jobs used over time.
+sa.Table(
+    "compute_use",
+    tables,
+    sa.Column("key", sa.Text, sa.ForeignKey("compute_job.key"), primary_key=True),
+    sa.Column("format", sa.Integer, nullable=False),
+    sa.Column("ended_at_us", sa.BigInteger, nullable=False, index=True),
+    sa.Column("memory_mean_bytes", sa.BigInteger),
+    sa.Column("disk_wait_s", sa.Float),
+    sa.Column("network_bytes", sa.BigInteger),
+    sa.Column("gpu_s", sa.Float),
+    sa.Column("gpu_memory_peak_bytes", sa.BigInteger),
+    sa.Column("points", sa.Text),
+)
+
+BEFORE = frozenset({"catalog_node", "compute_job", "storage_table"})
 """Tables that 0001 made."""
 
 

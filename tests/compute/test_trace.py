@@ -1,0 +1,51 @@
+"""A job's use over time: bounded points, no peak lost, the mean exact."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fourfold.cli.sparks import BARS, over_time, spark
+from fourfold.core.trace import MOST_POINTS, Trace
+
+pytestmark = pytest.mark.property
+
+LOOKS = st.lists(st.tuples(st.floats(0.001, 100), st.integers(0, 1 << 40)), min_size=1, max_size=500)
+
+
+@given(LOOKS)
+def test_a_trace_is_bounded_and_loses_neither_its_end_nor_its_peak(looks: list[tuple[float, int]]) -> None:
+    trace, at_s = Trace(), 0.0
+    for wait_s, memory in looks:
+        at_s += wait_s
+        trace.add(at_s, cpu_s=at_s / 2, memory_bytes=memory, read_bytes=memory, written_bytes=1)
+    assert len(trace.points) <= MOST_POINTS
+    assert max(point[2] for point in trace.points) == max(memory for _, memory in looks)
+    assert trace.points[-1][:2] == (round(at_s * 1000), round(at_s / 2 * 1000))
+    assert all(one[0] <= two[0] for one, two in pairwise(trace.points))
+
+
+@given(LOOKS)
+def test_the_mean_is_over_time_not_over_looks(looks: list[tuple[float, int]]) -> None:
+    trace, at_s = Trace(), 0.0
+    for wait_s, memory in looks:
+        at_s += wait_s
+        trace.add(at_s, cpu_s=0, memory_bytes=memory)
+    exact = sum(wait_s * memory for wait_s, memory in looks) / at_s
+    assert trace.memory_mean_bytes == pytest.approx(exact, rel=1e-6, abs=1)
+
+
+@given(st.lists(st.floats(0, 1e12), max_size=80))
+def test_a_spark_has_a_bar_for_each_value(values: list[float]) -> None:
+    assert len(spark(values)) == len(values)
+    assert set(spark(values)) <= set(BARS)
+
+
+def test_what_is_shown_of_a_trace_are_rates_and_levels() -> None:
+    shown = dict(over_time(((1000, 500, 1 << 20, 0, 0), (3000, 4500, 4 << 20, 3 << 20, 1 << 20))))
+    assert shown["cores over time"] == "▃█ up to 2 over 3 s"
+    assert shown["memory over time"] == "▃█ up to 4.0 MiB"
+    assert shown["moved over time"] == "▁█ up to 2.0 MiB/s"
