@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -178,6 +179,12 @@ BAD: dict[str, tuple[str, bytes | str, str]] = {
     "a value of another type": ("b.jsonl", '{"id":1}\n{"id":"two"}\n', r"row 2, column 'id': .two. is no"),
     "a fraction": ("b.jsonl", '{"id":1}\n{"id":2.5}\n', r"b\.jsonl, row 2, column 'id': 2.5 is no int64"),
     "an unknown key": ("b.jsonl", '{"id":1}\n{"idd":2}\n', r"row 2, column 'idd': this key is no column"),
+    "UTF-16": ("b.csv", GOOD.encode("utf-16"), r"b\.csv: it is UTF-16\n  say so: encoding utf-16"),
+    "NULs": ("b.csv", GOOD + "\0\0\n", r"row 3: Expected 3 columns, got 1: \\x00\\x00"),
+    "a key twice": ("b.jsonl", '{"id":1}\n{"id":1,"id":2}\n', r"row 2, column 'id': this key is there twice"),
+    "a number beyond all": ("b.jsonl", '{"id":1}\n{"x":1e400}\n', r"b\.jsonl, row 2: .*too big"),
+    "lists too deep": ("b.jsonl", '{"id":1}\n{"x":' + "[" * 50_000 + "\n", r"row 2: .* 32 levels deep"),
+    "a line that is a number": ("b.jsonl", "1\n", r"b\.jsonl, row 1: a number, and no object"),
     "gzip cut off": ("b.jsonl", gzip.compress(b'{"id":1}\n' * 9000)[:-30], r"b\.jsonl is not a jsonl file"),
 }  # fmt: skip
 
@@ -238,3 +245,62 @@ def test_files_that_are_not_there_are_said(table: Table, tmp_path: Path) -> None
     write(tmp_path, "[1].csv", "id\n1\n")
     assert table.append_file(f"{tmp_path}/[1].csv").rows == 1
     assert table.append_file(write(tmp_path, "b.txt", "id\n2\n"), format=Format.csv).rows == 2
+
+
+def test_signs_in_values_are_no_quotes_and_no_depth(table: Table, tmp_path: Path) -> None:
+    text = 'id,word\n1,5" pipe\n2,"a ""b"" c"\n3,"x\ny, ""z"\n'
+    table.append_file(write(tmp_path, "a.csv", text))
+    table.append_file(write(tmp_path, "b.csv.gz", text))
+    one = {"id": 4, "word": "[" * 100 + '"' + "{" * 100}
+    table.append_file(write(tmp_path, "a.jsonl", json.dumps(one) + "\n"))
+    found = [row["word"] for row in read(table)]
+    assert found.count('5" pipe') == found.count('a "b" c') == found.count('x\ny, "z') == 2
+    assert one["word"] in found
+
+
+@pytest.mark.parametrize("name", ["c.csv", "c.csv.gz"])
+def test_a_quote_that_the_files_end_leaves_open_is_said_with_its_row(
+    table: Table, tmp_path: Path, name: str
+) -> None:
+    text = 'id,word\n1,"a\nb"\n2,5" pipe\n3,"never\n4,d\n'
+    with pytest.raises(Refused, match=rf"{name}, row 5: a quote is never closed"):
+        table.append_file(write(tmp_path, name, text))
+    with pytest.raises(NotFound):
+        table.describe()
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 0.999])
+def test_parquet_that_was_cut_or_spoilt_anywhere_is_said_and_adds_nothing(
+    table: Table, tmp_path: Path, share: float
+) -> None:
+    data = pa.table({"id": list(range(50_000)), "word": [f"w{n * n}" for n in range(50_000)]})
+    whole = parquet(tmp_path, "a.parquet", data).read_bytes()
+    at = int(len(whole) * share)
+    cut = write(tmp_path, "cut.parquet", whole[:at])
+    spoilt = write(
+        tmp_path, "spoilt.parquet", whole[:at] + bytes(min(2000, len(whole) - at - 8)) + whole[at + 2000 :]
+    )
+    for path in (cut, spoilt):
+        with pytest.raises(Refused, match=path.name) as refused:
+            table.append_file(path)
+        assert refused.value.facts["path"] == str(path)
+    with pytest.raises(NotFound):
+        table.describe()
+
+
+def test_a_parquet_value_that_does_not_fit_is_named_by_file_row_and_column(
+    table: Table, tmp_path: Path
+) -> None:
+    times = pa.array([1000] * 100_000 + [1001], pa.timestamp("ns"))
+    path = parquet(tmp_path, "a.parquet", pa.table({"id": list(range(100_001)), "at": times}))
+    with pytest.raises(Refused, match=r"a\.parquet: .*row 100001, column 'at' does not fit") as refused:
+        table.append_file(path)
+    assert (refused.value.facts["row"], refused.value.facts["column"]) == (100_001, "at")
+
+
+def test_of_many_columns_that_do_not_fit_some_are_listed(table: Table, tmp_path: Path) -> None:
+    table.append(pa.table({f"a{n}": [1] for n in range(500)}))
+    with pytest.raises(Refused) as refused:
+        table.append(pa.table({f"b{n}": [1] for n in range(500)}))
+    assert "and 480 more" in str(refused.value)
+    assert len(str(refused.value)) < 20_000

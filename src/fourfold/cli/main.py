@@ -163,6 +163,7 @@ _SURROUNDINGS = {
     errno.EROFS: "it is mounted read-only",
     errno.ENOSPC: "free some space and go on: what was there before is unharmed",
     errno.EDQUOT: "free some space and go on: what was there before is unharmed",
+    errno.EIO: "the disk or the network under it has failed",
     errno.EMFILE: "raise the limit: ulimit -n 4096",
 }
 """What the machine refuses is no defect of ours: the error number, and what to do."""

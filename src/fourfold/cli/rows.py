@@ -28,13 +28,36 @@ def show_rows(table: pa.Table, output: str) -> None:
     """Print rows in the three forms of every listing."""
     import pyarrow.types as types
 
-    rows = [{name: _plain(value) for name, value in row.items()} for row in table.to_pylist()]
+    from fourfold.core.rows import rows_of
+
+    table = table.rename_columns(_apart(table.column_names))
+    rows = [{name: _plain(value) for name, value in row.items()} for row in rows_of(table)]
 
     def column(name: str, kind: Any) -> Column:
         is_number = types.is_integer(kind) or types.is_floating(kind)
         return Column(name, lambda row: "null" if row[name] is None else row[name], is_number=is_number)
 
     show(rows, [column(field.name, field.type) for field in table.schema], output, nothing="no rows")
+
+
+def _apart(names: list[str]) -> list[str]:
+    """The names; of several that are the same, as a query may give them, each with a number behind it.
+
+    >>> _apart(["a", "b", "a"])
+    ['a', 'b', 'a_1']
+    """
+    if len(set(names)) == len(names):
+        return names
+    taken, found = set(names), []
+    seen: set[str] = set()
+    for name in names:
+        number, given = 0, name
+        while given in seen or (number and given in taken):
+            number += 1
+            given = f"{name}_{number}"
+        seen.add(given)
+        found.append(given)
+    return found
 
 
 def _plain(value: Any) -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+
 import click
 
 from fourfold.cli.main import Verbs
@@ -132,14 +134,16 @@ def history(name: str, limit: int, output: str) -> None:
 @click.option("-n", "rows", default=10, show_default=True, type=click.IntRange(1, 10_000))
 @click.option("--version", type=int, default=None)
 @click.option("--tag", default=None)
-@click.option("--columns", default="", help="Comma-separated; all when not said.")
+@click.option(
+    "--columns", default="", help="Comma-separated, quoted as in CSV where need be; all when not said."
+)
 @output_option
 def head(name: str, rows: int, version: int | None, tag: str | None, columns: str, output: str) -> None:
     """The first rows of a table: of flights, flights@v3, flights@tag:report or flights@dev/try-1."""
     from fourfold.core.storage import table_pin
 
     pin = table_pin(name)
-    chosen = tuple(c.strip() for c in columns.split(",") if c.strip()) or None
+    chosen = tuple(c.strip() for c in next(csv.reader([columns]), []) if c.strip()) or None
     with services() as opened:
         reader = opened.storage.scan(
             pin.address,

@@ -26,6 +26,7 @@ from fourfold.core.ports.tables import (
     Snapshot,
     Vacuumed,
 )
+from fourfold.core.rows import values_of
 from fourfold.core.storage import Condition, Scalar, TableAddress, table_address
 from fourfold.core.times import Instant
 
@@ -554,7 +555,7 @@ def _keeping(version: _Version, stay: Callable[[pa.Table], pa.Table]) -> Files:
 
 
 def _keys(rows: pa.Table, key: tuple[str, ...]) -> list[tuple[object, ...]]:
-    return list(zip(*(rows[column].to_pylist() for column in key), strict=True))
+    return list(zip(*(values_of(rows[column]) for column in key), strict=True))
 
 
 def _is_in(rows: pa.Table, values: Mapping[str, pa.Scalar]) -> pa.ChunkedArray:

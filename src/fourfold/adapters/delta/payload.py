@@ -56,8 +56,12 @@ class Payload:
     ) -> None:
         """Have the rows in files of this shape. They are checked first, and shown to `seen` as they pass."""
 
+        first_row = 1
+
         def fitted(piece: pa.Table) -> pa.Table:
-            rows = schemas.fit(self._name, piece, shape.schema)
+            nonlocal first_row
+            rows = schemas.fit(self._name, piece, shape.schema, first_row=first_row)
+            first_row += len(rows)
             partitions.check(self._name, rows, shape.partition_by, where or {})
             _check_nulls(self._name, rows)
             if seen is not None:

@@ -97,10 +97,11 @@ def range_of(file: DataFile, field: pa.Field) -> Range:
 
 
 def comparable(value: pa.Scalar) -> Any:
-    """A value as ranges hold it; `None` for null."""
+    """A value as ranges hold it, times and days as numbers; `None` for null."""
     if not value.is_valid:
         return None
-    return value.value if pa.types.is_timestamp(value.type) else value.as_py()
+    is_time = pa.types.is_timestamp(value.type) or pa.types.is_date(value.type)
+    return value.value if is_time else value.as_py()
 
 
 def _test(name: str, field: pa.Field, operator: str, value: Any) -> Test:
@@ -180,7 +181,7 @@ def _parsed(said: Any, kind: pa.DataType) -> Any:
         if of.is_string(kind):
             return said if isinstance(said, str) else None
         if of.is_date(kind):
-            return date.fromisoformat(said)
+            return (date.fromisoformat(said) - date(1970, 1, 1)).days
         if of.is_timestamp(kind):
             found = datetime.fromisoformat(said)
             since = found.replace(tzinfo=UTC) if found.tzinfo is None else found

@@ -424,8 +424,10 @@ def _add(
     cut_by = partitions.columns(name, attempt.partition_by, partition_by)
 
     def fitted() -> Iterator[pa.Table]:
+        first_row = 1
         for piece in source.pieces():
-            rows = schemas.fit(name, piece, fitting)
+            rows = schemas.fit(name, piece, fitting, first_row=first_row)
+            first_row += len(rows)
             partitions.check(name, rows, cut_by, part or {})
             yield rows
 

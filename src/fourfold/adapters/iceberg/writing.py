@@ -26,7 +26,7 @@ from pyiceberg.table.update import AddSchemaUpdate, AssertTableUUID, SetCurrentS
 from fourfold.adapters.iceberg import columns
 from fourfold.adapters.iceberg.catalogs import Opened
 from fourfold.adapters.iceberg.versions import TOLD, State, Told, Version
-from fourfold.core.errors import Conflict
+from fourfold.core.errors import Conflict, Refused
 from fourfold.core.ports.tables import Mark, Rows
 from fourfold.core.times import Instant
 
@@ -253,4 +253,11 @@ class Try:
         metadata = self._begun.table_metadata
         form = columns.iceberg_form(metadata.schema())
         data = pa.Table.from_arrays([rows.column(field.name).cast(field.type) for field in form], schema=form)
-        return list(_dataframe_to_data_files(metadata, data, self._begun._table.io))
+        try:
+            return list(_dataframe_to_data_files(metadata, data, self._begun._table.io))
+        except OverflowError as error:  # of the ends of a file's columns, which pyiceberg makes Python's
+            raise Refused(
+                f"table '{self.name}': pyiceberg keeps no times beyond the years 1 to 9999",
+                ways_on=["leave such values out, or keep them as text", "tables in Delta format keep them"],
+                table=self.name,
+            ) from error

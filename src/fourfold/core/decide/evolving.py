@@ -21,7 +21,9 @@ def evolved(name: str, schema: pa.Schema, change: Evolution) -> pa.Schema:
         _widened(name, field, change.widen[field.name]) if field.name in change.widen else field
         for field in schema
     ]
-    return schemas.own(name, pa.schema([*fields, *(_added(name, schema, field) for field in change.add)]))
+    known = frozenset(schema.names)  # which are thousands in some tables
+    added = [_added(name, schema, field, is_known=field.name in known) for field in change.add]
+    return schemas.own(name, pa.schema([*fields, *added]))
 
 
 def is_wider(narrow: pa.DataType, wide: pa.DataType) -> bool:
@@ -44,10 +46,11 @@ def is_wider(narrow: pa.DataType, wide: pa.DataType) -> bool:
 def shared(name: str, before: pa.Schema, after: pa.Schema) -> pa.Schema:
     """The columns in which two versions can be compared: in both, with the wider of their types."""
     fields = []
+    known = {field.name: field for field in before}
     for field in after:
-        if field.name not in before.names:
+        old = known.get(field.name)
+        if old is None:
             continue
-        old = before.field(field.name)
         if old.type == field.type or is_wider(old.type, field.type):
             fields.append(field)
         elif is_wider(field.type, old.type):
@@ -55,7 +58,7 @@ def shared(name: str, before: pa.Schema, after: pa.Schema) -> pa.Schema:
     if not fields:
         raise Refused(
             f"the two versions of table '{name}' have no column in common",
-            ways_on=[f"before: {', '.join(before.names)}", f"after: {', '.join(after.names)}"],
+            ways_on=[f"before: {schemas.some_of(before.names)}", f"after: {schemas.some_of(after.names)}"],
             table=name,
         )
     return pa.schema(fields)
@@ -75,8 +78,8 @@ def _widened(name: str, field: pa.Field, kind: pa.DataType) -> pa.Field:
     return field.with_type(kind)
 
 
-def _added(name: str, schema: pa.Schema, field: pa.Field) -> pa.Field:
-    if field.name in schema.names:
+def _added(name: str, schema: pa.Schema, field: pa.Field, *, is_known: bool) -> pa.Field:
+    if is_known:
         raise Refused(
             f"table '{name}' has a column '{field.name}' already",
             ways_on=did_you_mean("", schema.names, what="columns"),

@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 
 from fourfold.core.decide import schemas
 from fourfold.core.errors import Refused
+from fourfold.core.rows import rows_of
 
 
 def check_columns(name: str, schema: pa.Schema, key: Sequence[str]) -> None:
@@ -47,7 +48,7 @@ def check_unique(name: str, keys: pa.Table) -> None:
     if len(counted) == len(keys):
         return
     repeated = counted.filter(pc.greater(counted["count_all"], 1))
-    first = repeated.slice(0, 1).to_pylist()[0]
+    first = rows_of(repeated.slice(0, 1))[0]
     count = first.pop("count_all")
     told = ", ".join(f"{column} = {value!r}" for column, value in first.items())
     raise Refused(

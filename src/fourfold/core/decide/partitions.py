@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 
 from fourfold.core.decide import schemas
 from fourfold.core.errors import Refused
+from fourfold.core.rows import value_of
 from fourfold.core.storage import Scalar
 
 
@@ -52,7 +53,7 @@ def check(name: str, data: pa.Table, partition_by: Sequence[str], where: Mapping
     for column, value in values(name, data.schema, where).items():
         if len(data) and not pc.all(pc.equal(data[column], value), skip_nulls=False).as_py():
             raise Refused(
-                f"table '{name}': some rows do not lie in the partition {column} = {value.as_py()!r}",
+                f"table '{name}': some rows do not lie in the partition {column} = {value_of(value)!r}",
                 ways_on=["keep only that partition's rows, or overwrite the others too"],
                 table=name,
                 column=column,

@@ -15,6 +15,13 @@ import pyarrow.compute as pc
 from fourfold.core.errors import Refused, did_you_mean
 from fourfold.core.storage import OPERATORS, Condition
 
+MOST_COLUMNS = 10_000
+"""Columns of a table. Up to here everything is tested; a commit, a query and a listing tell of each."""
+MOST_NESTED = 32
+"""Levels of lists, maps and structs in one column. Parsers recurse, and some of them crash."""
+MOST_NAMED = 20
+"""Columns that an error lists."""
+
 
 def stored_type(kind: pa.DataType) -> pa.DataType | None:
     """The type in which a table keeps values of this type; `None` when it cannot.
@@ -51,6 +58,18 @@ def stored_type(kind: pa.DataType) -> pa.DataType | None:
     return _stored_nested(kind)
 
 
+def levels(kind: pa.DataType, most: int = MOST_NESTED) -> int:
+    """How many lists, maps and structs lie in one another, as far as `most` and one more.
+
+    >>> levels(pa.list_(pa.struct([("a", pa.int64())])))
+    2
+    """
+    if not pa.types.is_nested(kind) or most < 0:
+        return 0
+    inner = [kind.field(index).type for index in range(kind.num_fields)]
+    return 1 + max((levels(each, most - 1) for each in inner), default=0)
+
+
 def _stored_nested(kind: pa.DataType) -> pa.DataType | None:
     of = pa.types
     if of.is_list(kind) or of.is_large_list(kind) or of.is_fixed_size_list(kind):
@@ -65,14 +84,16 @@ def _stored_nested(kind: pa.DataType) -> pa.DataType | None:
     return None
 
 
-def fit(name: str, data: pa.Table, schema: pa.Schema | None) -> pa.Table:
+def fit(name: str, data: pa.Table, schema: pa.Schema | None, *, first_row: int = 1) -> pa.Table:
     """The data in the table's columns, order and types; refused where it does not fit.
 
     Without a schema (the table is new, or its rows are all replaced) the data's own columns decide.
-    Numbers may widen (int32 into int64); nothing is ever narrowed, rounded or parsed.
+    Numbers may widen (int32 into int64); nothing is ever narrowed, rounded or parsed. What does not fit is
+    named by its column and row; the first row of the data is `first_row`.
     """
     schema = fitting(name, data.schema, schema)
-    columns = [_cast(name, data.column(field.name), field) for field in schema]
+    index_of = {column: index for index, column in enumerate(data.schema.names)}
+    columns = [_cast(name, data.column(index_of[field.name]), field, first_row) for field in schema]
     return pa.Table.from_arrays(columns, schema=schema)
 
 
@@ -90,6 +111,14 @@ def own(name: str, schema: pa.Schema) -> pa.Schema:
     _check_names(name, schema)
     fields = []
     for field in schema:
+        if levels(field.type) > MOST_NESTED:
+            raise Refused(
+                f"table '{name}': column '{field.name}' has lists, maps and structs in one another more than "
+                f"{MOST_NESTED} levels deep",
+                ways_on=["keep it as text, or flatten it"],
+                table=name,
+                column=field.name,
+            )
         kind = stored_type(field.type)
         if kind is None:
             hint = (
@@ -211,6 +240,16 @@ def _condition(name: str, field: pa.Field, operator: str, value: object) -> pc.E
 def _check_names(name: str, schema: pa.Schema) -> None:
     if not schema.names:
         raise Refused(f"data for table '{name}' has no columns")
+    if len(schema) > MOST_COLUMNS:
+        raise Refused(
+            f"table '{name}': a table has at most {MOST_COLUMNS:,} columns, not {len(schema):,}",
+            ways_on=[
+                "keep many numbers of one row in one list column",
+                "or spread them over several tables with the same key",
+            ],
+            table=name,
+            most_columns=MOST_COLUMNS,
+        )
     seen: dict[str, str] = {}
     for column in schema.names:
         if not column or not column.isprintable():
@@ -236,20 +275,34 @@ def _check_against(name: str, given: pa.Schema, schema: pa.Schema) -> None:
     }
     if not missing and not extra and not differing:
         return
-    ways_on = [f"missing: {', '.join(missing)}"] if missing else []
-    for column in extra:
-        near = did_you_mean(column, missing or schema.names, what="columns")
+    ways_on = [f"missing: {some_of(missing)}"] if missing else []
+    known = missing or schema.names
+    for column in extra[:MOST_NAMED]:
+        near = did_you_mean(column, known, what="columns")
         ways_on.append(f"not in the table: {column}" + (f" ({near[0]})" if len(near) > 1 else ""))
-    ways_on += [f"type differs: {column} is {what}" for column, what in differing.items()]
+    some = list(differing.items())[:MOST_NAMED]
+    ways_on += [f"type differs: {column} is {what}" for column, what in some]
+    if left := max(0, len(extra) - MOST_NAMED) + len(differing) - len(some):
+        ways_on.append(f"and {left:,} more")
     ways_on.append("to change a table's columns, evolve it, or overwrite it whole")
     raise Refused(
         f"the data does not have the columns of table '{name}'",
         ways_on=ways_on,
         table=name,
-        missing=missing,
-        extra=extra,
-        differing=differing,
+        missing=missing[:MOST_NAMED],
+        extra=extra[:MOST_NAMED],
+        differing=dict(some),
     )
+
+
+def some_of(columns: Sequence[str]) -> str:
+    """Columns by their names, as many as an error lists.
+
+    >>> some_of(["a", "b"])
+    'a, b'
+    """
+    left = len(columns) - MOST_NAMED
+    return ", ".join(columns[:MOST_NAMED]) + (f", and {left:,} more" if left > 0 else "")
 
 
 def _goes_into(given: pa.DataType, kept: pa.DataType) -> bool:
@@ -264,15 +317,30 @@ def _goes_into(given: pa.DataType, kept: pa.DataType) -> bool:
     return bool(pa.types.is_float32(stored) and pa.types.is_float64(kept))
 
 
-def _cast(name: str, column: pa.ChunkedArray, field: pa.Field) -> pa.ChunkedArray:
+def _cast(name: str, column: pa.ChunkedArray, field: pa.Field, first_row: int) -> pa.ChunkedArray:
     if column.type == field.type:
         return column
     try:
         return column.cast(field.type)
     except pa.ArrowException as error:
+        row = first_row + _first_unfit(column, field.type)
         raise Refused(
-            f"table '{name}': column '{field.name}' does not fit {field.type} unchanged: {error}",
+            f"table '{name}': row {row}, column '{field.name}' does not fit {field.type} unchanged: {error}",
             ways_on=["round or cast it first (tables keep times to the microsecond)"],
             table=name,
             column=field.name,
+            row=row,
         ) from error
+
+
+def _first_unfit(column: pa.ChunkedArray, kind: pa.DataType) -> int:
+    """The place of the first value that cannot be cast, by halves."""
+    low, high = 0, len(column)
+    while high - low > 1:
+        middle = (low + high) // 2
+        try:
+            column.slice(low, middle - low).cast(kind)
+            low = middle
+        except pa.ArrowException:
+            high = middle
+    return low

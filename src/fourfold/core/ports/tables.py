@@ -156,7 +156,8 @@ class TableStore(Protocol):
     one, also one that changes no row. A write that returned survives `kill -9` and, on a local disk, a power
     cut; one that raised or died left nothing to see. Writers at once are put in some order, as if one had
     waited for the other. Columns keep their Arrow types, as `core.decide.schemas` says: timestamps in
-    microseconds, those with a zone in UTC.
+    microseconds, those with a zone in UTC. Days and times beyond the years 1 to 9999 come back too, or are
+    refused.
 
     Errors: `Refused` when the schema differs (it names the columns), a column is unknown, partitions are
     given that the table does not have, or the store lacks the ability (the fact `ability` names it);

@@ -6,17 +6,16 @@ bounded: what does not fit goes to a temporary folder.
 
 from __future__ import annotations
 
-import math
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import date, time
 from typing import Any
 
 import pyarrow as pa
 
 from fourfold.core.errors import FourfoldError, OutOfSpace, Refused
 from fourfold.core.ports.tables import Difference
+from fourfold.core.rows import plain, rows_of
 from fourfold.core.storage import Row
 from fourfold.foundation.storage.query import noted, quoted
 
@@ -46,7 +45,7 @@ class Changes:
         """A few rows of one kind, the same each time."""
         order = ", ".join([*self._key, *self._columns])
         rest = f"WHERE {self._change} = '{word}' ORDER BY {order} LIMIT {limit}"
-        rows = [row for batch in self._batches(rest) for row in batch.to_pylist()]
+        rows = [row for batch in self._batches(rest) for row in rows_of(batch)]
         return [{name: plain(row[name]) for name in self.schema.names[1:]} for row in rows]
 
     def stream(self) -> Iterator[pa.RecordBatch]:
@@ -101,25 +100,6 @@ def compared(name: str, found: Difference, key: Sequence[str]) -> Iterator[Chang
             )
             here.execute("DROP TABLE net")
             yield Changes(here, pa.schema([pa.field(change, pa.string()), *schema]), key, times)
-
-
-def plain(value: object) -> object:
-    """A value as JSON can hold it."""
-    match value:
-        case float() if not math.isfinite(value):
-            return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
-        case None | bool() | int() | float() | str():
-            return value
-        case bytes():
-            return value.hex()
-        case date() | time():
-            return value.isoformat()
-        case dict():
-            return {str(name): plain(each) for name, each in value.items()}
-        case list() | tuple():
-            return [plain(each) for each in value]
-        case _:
-            return str(value)
 
 
 def free(schema: pa.Schema, wanted: str) -> str:

@@ -49,7 +49,7 @@ class Refusing:
         store.append("t", rows(2))
         for ability, calls in CALLS.items():
             for call in calls if ability not in store.abilities else ():
-                refused = _refusal(call, store)
+                refused = refusal(call, store)
                 assert refused.facts.get("ability") == ability.value, refused
                 assert len(refused.message) > 20, "the reason is a sentence"
                 assert refused.ways_on, "and what can be done instead is said"
@@ -73,7 +73,7 @@ class Refusing:
                     store.drop("u")
 
 
-def _refusal(call: Callable[[TableStore], object], store: TableStore) -> Refused:
+def refusal(call: Callable[[TableStore], object], store: TableStore) -> Refused:
     try:
         call(store)
     except Refused as error:

@@ -61,7 +61,7 @@ def newest(column: str, reading: Reading) -> Instant | None:
     found: Any = None
     for batch in reading([column]):
         value = pc.max(batch.column(0))
-        if value.is_valid and (found is None or value.as_py() > found.as_py()):
+        if value.is_valid and (found is None or pc.greater(value, found).as_py()):
             found = value
     if found is None:
         return None

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import codecs
+import gzip
 import io
 import json
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.json
 import pyarrow.parquet as pq
 
+from fourfold.core.decide.schemas import MOST_NESTED
 from fourfold.core.errors import Refused
 from fourfold.foundation.storage.ingest.paths import Format
 
@@ -23,6 +28,7 @@ LONGEST_LINE = 64 * 2**20
 BATCH_ROWS = 65_536
 
 _ENCODINGS = ("say its encoding: latin-1, cp1252, utf-16",)
+_UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 Types = Mapping[str, pa.DataType]
 """Columns whose type is known before the file is read."""
@@ -41,6 +47,20 @@ class Source:
         self._raw = raw = self.path.open("rb")  # Arrow closes it
         return pa.CompressedInputStream(raw, "gzip") if self._is_packed else pa.PythonFile(raw, mode="r")
 
+    def ended(self, end: bytes) -> Any:
+        """The same with some bytes behind them."""
+        return pa.PythonFile(_Ended(self.stream(), end), mode="r")
+
+    def plain(self) -> IO[bytes]:
+        """The same for Python's own readers."""
+        return gzip.open(self.path, "rb") if self._is_packed else self.path.open("rb")  # type: ignore[return-value]
+
+    def beginning(self, count: int) -> bytes:
+        """Its first bytes."""
+        with suppress(OSError, EOFError), self.plain() as file:
+            return file.read(count)
+        return b""
+
     def read_bytes(self) -> int:
         """How far it was read."""
         with suppress(ValueError):  # closed: to its end
@@ -56,6 +76,27 @@ class Source:
         raise Refused(f"{self.path}{place}: {what}", ways_on=ways_on, **facts)
 
 
+class _Ended:
+    """A file with some bytes behind its own."""
+
+    def __init__(self, under: Any, end: bytes) -> None:
+        self._under = under
+        self._end = end
+
+    def read(self, count: int = -1) -> bytes:
+        data: bytes = self._under.read(count)
+        if not data:
+            data, self._end = self._end, b""
+        return data
+
+    @property
+    def closed(self) -> bool:
+        return bool(self._under.closed)
+
+    def close(self) -> None:
+        self._under.close()
+
+
 def schema_of(source: Source, kind: Format, types: Types, encoding: str) -> pa.Schema:
     """The columns of a file; those whose type is not known get one by its first rows."""
     match kind:
@@ -64,6 +105,7 @@ def schema_of(source: Source, kind: Format, types: Types, encoding: str) -> pa.S
         case Format.jsonl:
             return _json_schema(source, types)
         case _:
+            _check_encoding(source, encoding)
             with _read(source, kind, encoding):
                 found = _csv(source, kind, types, encoding).schema
                 return _as_text(found, types)
@@ -104,8 +146,10 @@ def _parquet_batches(source: Source) -> Iterator[pa.RecordBatch]:
 
 
 def _csv(source: Source, kind: Format, types: Types, encoding: str, *, check_utf8: bool = True) -> Any:
+    # An empty line is none, but where a quote was never closed it is part of the last value.
+    is_wide = encoding.lower().startswith(("utf-16", "utf_16", "utf16", "utf-32", "utf_32", "utf32"))
     return pyarrow.csv.open_csv(
-        source.stream(),
+        source.ended(b"" if is_wide else b"\n"),
         # In one thread, because only then does Arrow know in which row something is wrong.
         read_options=pyarrow.csv.ReadOptions(use_threads=False, block_size=BLOCK_BYTES, encoding=encoding),
         parse_options=pyarrow.csv.ParseOptions(
@@ -117,7 +161,47 @@ def _csv(source: Source, kind: Format, types: Types, encoding: str, *, check_utf
 
 def _csv_batches(source: Source, kind: Format, schema: pa.Schema, encoding: str) -> Iterator[pa.RecordBatch]:
     with _read(source, kind, encoding):
-        yield from _csv(source, kind, {field.name: field.type for field in schema}, encoding)
+        last = None
+        for batch in _csv(source, kind, {field.name: field.type for field in schema}, encoding):
+            if batch.num_rows:
+                yield batch
+                last = batch
+        # A value that the file's end leaves open holds all that follows it, and so ends with an end of line.
+        value = None if last is None else last.column(last.num_columns - 1)[-1].as_py()
+        if isinstance(value, str) and value.endswith("\n"):
+            _check_closed(source, kind, encoding)
+
+
+def _check_encoding(source: Source, encoding: str) -> None:
+    """UTF-16 taken for another encoding is rows of NULs, and told as such."""
+    if encoding.lower().replace("_", "-").startswith(("utf-16", "utf16")):
+        return
+    if source.beginning(2) in _UTF_16:
+        source.refuse("it is UTF-16", "say so: encoding utf-16")
+
+
+def _check_closed(source: Source, kind: Format, encoding: str) -> None:
+    """Refuse a quote that the file's end leaves open: Arrow takes all that follows it for one value.
+
+    A quote inside a value that was not begun with one is a sign like others, so each is looked at where it
+    stands; slowly, which is why it is done only where something speaks for it.
+    """
+    cut, row, opened, at_start = ("\t" if kind is Format.tsv else ","), 1, 0, True
+    with io.TextIOWrapper(source.plain(), encoding, errors="replace", newline="") as text:
+        while piece := text.read(BLOCK_BYTES):
+            for sign in re.findall(f'["\r\n{cut}]|[^"\r\n{cut}]+', piece):
+                if sign == '"' and (opened or at_start):
+                    opened = 0 if opened else row
+                elif opened:
+                    at_start = False
+                    row += sign == "\n"
+                    continue
+                else:
+                    row += sign == "\n"
+                # After a closing quote another one begins again: two of them stand for one.
+                at_start = sign in {cut, "\n", "\r"} or (sign == '"' and not opened)
+    if opened:
+        source.refuse("a quote is never closed, so the rest of the file is one value", row=opened)
 
 
 @contextmanager
@@ -131,6 +215,7 @@ def _read(source: Source, kind: Format, encoding: str) -> Iterator[None]:
         at = _number(r"CSV column #(\d+)", says)
         column = None if at is None else _header(source, kind, encoding)[at]
         what = re.sub(r"^.*(Row #\d+|CSV parse error): ?", "", says).splitlines()[0]
+        what = what.encode("unicode_escape").decode() if "\0" in what else what
         if "Empty CSV file" in says:
             source.refuse("it is empty: a CSV file has a header at least")
         if "straddling" in says:
@@ -211,6 +296,7 @@ def _blocks(source: Source) -> Iterator[tuple[int, bytes]]:
             if len(tail) > LONGEST_LINE:
                 source.refuse(f"a line is longer than {LONGEST_LINE:,} bytes", "is it JSON lines?", row=row)
         if block.strip():
+            _check_levels(source, block, row)
             yield row, block
         row += block.count(b"\n") + len(newline)
         rest = tail
@@ -226,13 +312,17 @@ def _locate(
     for row, line in enumerate(block.split(b"\n"), first):
         if not line.strip():
             continue
+        twice: list[str] = []
         try:
-            value = json.loads(line)
+            value = json.loads(line, object_pairs_hook=partial(_object, twice))
         except ValueError as broken:
             what = "it is not UTF-8" if isinstance(broken, UnicodeDecodeError) else f"it is no JSON: {broken}"
             source.refuse(what, row=row)
         if not isinstance(value, dict):
-            source.refuse(f"a {type(value).__name__}, and no object", "write one object a line", row=row)
+            what = {list: "a list", str: "a text", type(None): "null"}.get(type(value), "a number")
+            source.refuse(f"{what}, and no object", "write one object a line", row=row)
+        if twice:
+            source.refuse("this key is there twice", row=row, column=twice[0])
         for key, each in value.items():
             if unexpected == "error" and len(schema) and key not in schema.names:
                 source.refuse("this key is no column", *_known(schema), row=row, column=key)
@@ -242,8 +332,45 @@ def _locate(
             except pa.ArrowException as wrong:
                 kind = f"no {schema.field(key).type}" if key in schema.names else "of another type than above"
                 source.refuse(f"{json.dumps(each)[:100]} is {kind} ({wrong})", row=row, column=key)
+        try:
+            _parsed(line + b"\n", schema, unexpected)
+        except pa.ArrowException as wrong:  # what Python reads and Arrow does not: a number beyond all
+            source.refuse(re.sub(r" in row \d+$", "", str(wrong)), row=row)
         seen = line + b"\n" if unexpected == "infer" and not seen else seen
     source.refuse(str(error), row=first)
+
+
+def _object(twice: list[str], pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            twice.append(key)
+        found[key] = value
+    return found
+
+
+def _check_levels(source: Source, block: bytes, first: int) -> None:
+    """Refuse a line whose lists and objects lie too deep in one another: Arrow's parser dies of it."""
+    signs = np.frombuffer(block, np.uint8)
+    is_open = (signs == ord("{")) | (signs == ord("["))
+    starts = np.concatenate([[0], np.flatnonzero(signs == ord("\n")) + 1])
+    starts = starts[starts < len(signs)]
+    opened = np.add.reduceat(is_open, starts, dtype=np.int64)
+    most = MOST_NESTED + 1  # the line itself is an object
+    for index in np.flatnonzero(opened > most):
+        line = block[starts[index] :].split(b"\n", 1)[0]
+        bare = np.frombuffer(_STRING.sub(b"", line), np.uint8)
+        steps = np.isin(bare, (ord("{"), ord("["))).astype(np.int64)
+        steps -= np.isin(bare, (ord("}"), ord("]")))
+        if steps.cumsum().max(initial=0) > most:
+            source.refuse(
+                f"lists and objects lie in one another more than {MOST_NESTED} levels deep",
+                "keep what is deeper as text",
+                row=first + int(index),
+            )
+
+
+_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"')
 
 
 def _locate_cast(

@@ -64,8 +64,9 @@ def read_files(
                 with _in_file(path):
                     schemas.fitting(name, own, wanted)
             for batch in batches_of(source, kind, own, encoding):
-                with _in_file(path, first_row=rows - first + 1, rows=batch.num_rows):
-                    fitted = schemas.fit(name, pa.Table.from_batches([batch]), wanted)
+                with _in_file(path):
+                    piece = pa.Table.from_batches([batch])
+                    fitted = schemas.fit(name, piece, wanted, first_row=rows - first + 1)
                 yield from fitted.to_batches()
                 rows += batch.num_rows
                 if on_progress is not None:
@@ -97,13 +98,12 @@ def _first_schema(
 
 
 @contextmanager
-def _in_file(path: Path, *, first_row: int = 0, rows: int = 0) -> Iterator[None]:
-    """Within the block, a refusal names the file, and where it can the rows."""
+def _in_file(path: Path) -> Iterator[None]:
+    """Within the block, a refusal names the file."""
     try:
         yield
     except Refused as error:
         if "path" in error.facts:
             raise
-        place = f", rows {first_row} to {first_row + rows - 1}" if rows else ""
         facts = {**error.facts, "path": str(path)}
-        raise Refused(f"{path}{place}: {error.message}", ways_on=error.ways_on, **facts) from error
+        raise Refused(f"{path}: {error.message}", ways_on=error.ways_on, **facts) from error

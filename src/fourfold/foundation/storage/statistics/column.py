@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 
 from fourfold.core import statistics as told
 from fourfold.core.decide.schemas import stored_type
+from fourfold.core.rows import value_of, values_of
 from fourfold.core.storage import Scalar
 from fourfold.core.wire import number_out
 from fourfold.foundation.storage.statistics.distinct import Distinct, number_keys, text_keys
@@ -258,12 +259,13 @@ class ColumnSketch:
         if counted is None:
             facts.uncounted += len(values)
             return
-        for item in counted.to_pylist():
-            text = _shown(item["values"])
+        pairs = zip(values_of(counted.field("values")), counted.field("counts").to_pylist(), strict=True)
+        for value, count in pairs:
+            text = _shown(value)
             if len(text) > _LONGEST_FREQUENT:
-                facts.uncounted += item["counts"]
+                facts.uncounted += count
             else:
-                self._frequent.update(text, item["counts"])
+                self._frequent.update(text, count)
 
     def _stretch(self, least: Any, greatest: Any) -> None:
         facts = self.facts
@@ -363,5 +365,8 @@ def _plain(value: int | float | str | None, kind: pa.DataType) -> Scalar:
         return number_out(value)
     if isinstance(value, int) and pa.types.is_temporal(kind):
         width = pa.int32() if kind.bit_width == 32 else pa.int64()
-        return str(pa.array([value], width).view(kind).cast(pa.string())[0].as_py()).replace(" ", "T")
+        moment = pa.array([value], width).view(kind)[0]
+        told = value_of(moment)  # as text where Python has no word for it; there Arrow's own text is wrong
+        text = told if isinstance(told, str) else str(moment.cast(pa.string()).as_py())
+        return text.replace(" ", "T")
     return value
