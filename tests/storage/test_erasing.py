@@ -188,6 +188,21 @@ def test_a_log_whose_beginning_was_cleaned_away_is_erased_from(tmp_path: Path) -
     assert [row[0] for row in held(again)] == ["ada", "eve", "kim"]
 
 
+def test_what_a_checkpoint_tells_of_removed_files_goes(tmp_path: Path) -> None:
+    path = str(tmp_path / "t")
+    write_deltalake(path, people("ada", PERSON), partition_by=["name"])
+    table = DeltaTable(path)
+    table.delete(f"name = '{PERSON}'")
+    table.create_checkpoint()
+    (tmp_path / "t" / "_delta_log" / f"{0:020d}.json").unlink()
+    write_deltalake(path, people("bob"), mode="append")
+    store = DeltaTables(tmp_path)
+    assert traces(tmp_path / "t" / "_delta_log", PERSON)
+    store.erase("t", keys=[*KEYS, {"name": "bob"}], before=LATER)
+    assert traces(tmp_path, PERSON, NUMBER) == []
+    assert [row[0] for row in held(store)] == ["ada"]
+
+
 def test_statistics_of_what_was_vacuumed_tell_nothing(tmp_path: Path) -> None:
     store = DeltaTables(tmp_path)
     for second, names in enumerate([(PERSON,), ("ada", PERSON), ("zoe",)]):
@@ -277,7 +292,7 @@ def test_a_plan_is_finished_by_whoever_erases_next(tmp_path: Path, monkeypatch: 
         raise OutOfSpace("no room")
 
     with monkeypatch.context() as patched:
-        patched.setattr("fourfold.adapters.delta.erase._change", full)
+        patched.setattr("fourfold.adapters.delta.carrying._change", full)
         with raising(OutOfSpace, naming="do it again"):
             store.erase("t", keys=KEYS, before=LATER)
     assert named(store)[: len(before)] == before
@@ -298,7 +313,7 @@ def test_an_erasure_that_goes_on_tells_what_it_did_in_all(
         raise OutOfSpace("no room")
 
     with monkeypatch.context() as patched:
-        patched.setattr("fourfold.adapters.delta.erase._change", full)
+        patched.setattr("fourfold.adapters.delta.carrying._change", full)
         with raising(OutOfSpace):
             store.erase("t", keys=KEYS, before=LATER)
     assert store.erase("t", keys=KEYS, before=LATER).rows == {"t": {0: 1}}

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import signal
 import sqlite3
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -25,6 +31,7 @@ from fourfold.foundation.storage.service import Storage
 from fourfold.wiring import Project
 
 KEYS: tuple[PersonKey, ...] = ({"name": PERSON},)
+CLI = "import sys; from fourfold.cli.main import run; sys.exit(run(sys.argv[1:]))"
 BY_NUMBER: tuple[PersonKey, ...] = ({"id": str(NUMBER)},)
 
 
@@ -259,3 +266,38 @@ def test_the_handle_takes_one_key_or_several(project: Project) -> None:
         table.version(0).forget({"name": "ada"})
     table.forget({"name": "ada"})
     assert [each.is_done for each in table.forgotten()] == [True]
+
+
+@pytest.mark.slow
+def test_a_forgetting_that_is_killed_anywhere_is_finished_by_the_next(tmp_path: Path) -> None:
+    """A real process, killed after longer and longer times, until one is quick enough to end."""
+    base = tmp_path / "base"
+    with closing(Project(base / ".fourfold", Settings())) as project:
+        lived(project)
+    command = [sys.executable, "-c", CLI, "table", "forget", "t", "--yes", "--key", f"name={PERSON}"]
+    begun_s = time.monotonic()
+    _forget(shutil.copytree(base, tmp_path / "whole"), command, after_s=None)
+    whole_s = time.monotonic() - begun_s
+    cut = 0
+    for number in range(8):
+        folder = shutil.copytree(base, tmp_path / f"cut-{number}")
+        cut += _forget(folder, command, after_s=whole_s * (0.4 + 0.075 * number))
+        with closing(Project(folder / ".fourfold", Settings())) as project:
+            project.storage.forget("t", keys=KEYS)
+            assert names(project.storage) == ["ada", "bob", "gus", "gus", "gus", "kim"]
+            assert [each.is_done for each in project.storage.forgotten("t")] in ([True], [True, True])
+        assert traces(folder, PERSON, NUMBER) == []
+        shutil.rmtree(folder)
+    assert cut
+
+
+def _forget(folder: Path, command: list[str], *, after_s: float | None) -> bool:
+    """Forget in a process of its own; whether it was killed before it ended."""
+    environment = {**os.environ, "FOURFOLD_HOME": str(folder / ".fourfold"), "FOURFOLD_URL": ""}
+    with subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.DEVNULL) as process:
+        try:
+            assert process.wait(after_s) == 0
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            return True
+    return False
