@@ -81,6 +81,25 @@ def test_a_person_is_forgotten_once_it_is_confirmed(fourfold: Fourfold, planes: 
     assert "b" not in {row["change"] for row in fourfold("table", "head", "planes@v1", "-o", "json").json}
 
 
+def test_an_older_backup_says_that_somebody_is_to_be_forgotten_again(
+    fourfold: Fourfold, planes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, second = str(planes / "backups"), planes / "second"
+    assert fourfold("backup", place).code == 0
+    assert fourfold("table", "forget", "planes", "--key", "id=2", "--yes").code == 0
+    assert fourfold("backup", place).code == 0
+    second.mkdir()
+    monkeypatch.setenv("FOURFOLD_HOME", str(second / ".fourfold"))
+    told = fourfold("restore", place, "--number", "1")
+    assert (told.code, "forgotten 1 times, and they are here again" in told.err) == (0, True)
+    assert "not finished" in fourfold("table", "forgotten", "planes").out
+    assert "version 2" in fourfold("table", "forget", "planes", "--again", "--dry-run").out
+    assert fourfold("table", "forget", "planes", "--again", answers="y\n").code == 0
+    assert {row["id"] for row in fourfold("table", "head", "planes", "-o", "json").json} == {1, 3, 4}
+    assert "holds nobody's rows" in fourfold("table", "forget", "planes", "--again").err
+    assert fourfold("table", "forget", "planes", "--again", "--key", "id=2").code == 1
+
+
 def test_keys_come_from_a_file_or_from_standard_input(fourfold: Fourfold, planes: Path) -> None:
     (planes / "keys.csv").write_text("id,change\n1,a\n3,c\n7,x\n")
     told = fourfold("table", "forget", "planes", "--keys", "keys.csv", "--yes", "-o", "json").json

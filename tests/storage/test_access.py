@@ -65,6 +65,7 @@ DOORS: dict[str, tuple[Access, Callable[[Storage], object]]] = {
     "vacuum": (Access.manage, lambda s: s.vacuum("t")),
     "forget": (Access.manage, lambda s: s.forget("t", keys=({"n": 1},))),
     "say what would be forgotten": (Access.manage, lambda s: s.forget("t", keys=({"n": 1},), dry_run=True)),
+    "forget again": (Access.manage, lambda s: s.forget_again("t")),
     "forgotten": (Access.manage, lambda s: s.forgotten("t")),
     "drop": (Access.manage, lambda s: s.drop("t")),
 }

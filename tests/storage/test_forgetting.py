@@ -16,6 +16,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from tests.storage.backups import back_up, bring_back, opened
 from tests.storage.test_erasing import NUMBER, PERSON, people
 from tests.storage.traces import traces
 
@@ -224,8 +225,8 @@ def test_who_reads_at_that_moment_holds_up_the_cleaning_and_is_told(project: Pro
     assert not storage.forgotten("t")[0].is_done
     reader.close()
     project.database._engine.dispose()
-    again = storage.forget("t", keys=KEYS)
-    assert (again.id, again.notes) == (told.id, ())
+    assert storage.forget_again("t") == (), "nobody's rows are there any more, and the files are clean now"
+    assert storage.forgotten("t")[0].is_done
     assert traces(tmp_path, PERSON, NUMBER) == []
 
 
@@ -266,6 +267,49 @@ def test_the_handle_takes_one_key_or_several(project: Project) -> None:
         table.version(0).forget({"name": "ada"})
     table.forget({"name": "ada"})
     assert [each.is_done for each in table.forgotten()] == [True]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("keys", [KEYS, BY_NUMBER, ({"name": PERSON, "id": NUMBER},)])
+def test_an_older_backup_that_is_brought_back_knows_whom_to_forget_again(
+    tmp_path: Path, keys: tuple[PersonKey, ...]
+) -> None:
+    """Nobody has to remember the person: the newer backup beside it tells by digests alone."""
+    place, home = tmp_path / "backups", tmp_path / "second" / ".fourfold"
+    with opened(tmp_path / "first" / ".fourfold") as project:
+        lived(project)
+        back_up(project, place)
+        project.storage.forget("t", keys=keys, why="request 7")
+        project.storage.forget("t", keys=({"name": "nobody"},))
+        back_up(project, place)
+    bring_back(place, home, number=1)
+    with opened(home) as project:
+        storage = project.storage
+        assert PERSON in names(storage, version=1)
+        [tombstone] = storage.forgotten("t")
+        assert (tombstone.why, tombstone.is_done) == ("request 7", False)
+        [would] = storage.forget_again("t", dry_run=True)
+        assert would.is_dry_run
+        assert PERSON in names(storage, version=1)
+        [told] = storage.forget_again("t")
+        assert told.id == tombstone.id
+        assert told.kept_rows == 1
+        assert storage.forgotten("t")[0].is_done
+        assert storage.forget_again("t") == ()
+    assert traces(tmp_path / "second", PERSON, NUMBER) == []
+
+
+@pytest.mark.slow
+def test_the_newest_backup_has_nothing_to_forget_again(tmp_path: Path) -> None:
+    place, home = tmp_path / "backups", tmp_path / "second" / ".fourfold"
+    with opened(tmp_path / "first" / ".fourfold") as project:
+        lived(project)
+        project.storage.forget("t", keys=KEYS)
+        back_up(project, place)
+    bring_back(place, home)
+    with opened(home) as project:
+        assert [each.is_done for each in project.storage.forgotten("t")] == [True]
+        assert project.storage.forget_again("t") == ()
 
 
 @pytest.mark.slow

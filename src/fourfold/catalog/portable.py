@@ -9,13 +9,13 @@ base64; floats that JSON lacks are `"NaN"`, `"Infinity"`, `"-Infinity"`.
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import msgspec
 import sqlalchemy as sa
 
-from fourfold.catalog import upgrade
+from fourfold.catalog import rows, upgrade
 from fourfold.catalog.database import Catalog
 from fourfold.catalog.rows import chunks
 from fourfold.core import wire
@@ -50,9 +50,9 @@ def give(connection: sa.Connection, table: sa.Table) -> Iterator[bytes]:
     yield _encode(_Head(str(table.name), [str(column.name) for column in table.columns])) + b"\n"
     out = [_writer(column) for column in table.columns]
     query = sa.select(table).order_by(*(_in_bytes_order(connection, column) for column in table.primary_key))
-    for rows in connection.execute(query.execution_options(yield_per=CHUNK_ROWS)).partitions():
+    for some in connection.execute(query.execution_options(yield_per=CHUNK_ROWS)).partitions():
         yield b"".join(
-            _encode([write(value) for write, value in zip(out, row, strict=True)]) + b"\n" for row in rows
+            _encode([write(value) for write, value in zip(out, row, strict=True)]) + b"\n" for row in some
         )
 
 
@@ -73,6 +73,15 @@ def take(catalog: Catalog, revision: str, parts: Iterable[Iterable[bytes]]) -> d
         if revision != upgrade.HEAD:
             upgrade.migrate(connection)
         return taken
+
+
+def add(catalog: Catalog, lines: Iterable[bytes], *, changed: Mapping[str, Any]) -> int:
+    """Add the rows of a part whose keys are not there yet, with some columns set anew; how many were new."""
+    with catalog.write(durable=True) as connection:
+        table, read = _read_part({each.name: each for each in tables(connection)}, lines)
+        return sum(
+            rows.insert_new(connection, table, [value | dict(changed) for value in values]) for values in read
+        )
 
 
 def check_takes(catalog: Catalog, revision: str) -> None:
@@ -103,6 +112,25 @@ def _check(connection: sa.Connection, revision: str) -> None:
 def _take_part(
     connection: sa.Connection, known: dict[str, sa.Table], lines: Iterable[bytes]
 ) -> tuple[str, int]:
+    table, read = _read_part(known, lines)
+    insert = table.insert()
+    count = 0
+    for values in read:
+        try:
+            connection.execute(insert, values)
+        except Refused as error:  # the other database kept what this one does not
+            raise Refused(
+                f"rows {count} to {count + len(values)} of {table.name}: {error.message}",
+                ways_on=error.ways_on,
+            ) from error
+        count += len(values)
+    return table.name, count
+
+
+def _read_part(
+    known: Mapping[str, sa.Table], lines: Iterable[bytes]
+) -> tuple[sa.Table, Iterator[list[dict[str, Any]]]]:
+    """The table of a part, and its rows, some hundred at a time."""
     lines = iter(lines)
     try:
         head = msgspec.json.decode(next(lines), type=_Head)
@@ -111,28 +139,26 @@ def _take_part(
     except (StopIteration, KeyError, *wire.UNREADABLE) as error:
         raise Corrupted("this is no part of a catalog, or of another migration than it says") from error
     into = [_reader(column) for column in columns]
-    insert = table.insert()
-    count = 0
-    for chunk in chunks(lines, CHUNK_ROWS):
-        try:
-            rows = [
-                {
-                    column.name: read(value)
-                    for column, read, value in zip(columns, into, msgspec.json.decode(line), strict=True)
-                }
-                for line in chunk
-            ]
-        except (ValueError, TypeError, *wire.UNREADABLE) as error:
-            raise Corrupted(f"rows {count} to {count + len(chunk)} of {table.name} cannot be read") from error
-        try:
-            connection.execute(insert, rows)
-        except Refused as error:  # the other database kept what this one does not
-            raise Refused(
-                f"rows {count} to {count + len(rows)} of {table.name}: {error.message}",
-                ways_on=error.ways_on,
-            ) from error
-        count += len(rows)
-    return table.name, count
+
+    def read() -> Iterator[list[dict[str, Any]]]:
+        count = 0
+        for chunk in chunks(lines, CHUNK_ROWS):
+            try:
+                yield [
+                    {
+                        column.name: read_one(value)
+                        for column, read_one, value in zip(
+                            columns, into, msgspec.json.decode(line), strict=True
+                        )
+                    }
+                    for line in chunk
+                ]
+            except (ValueError, TypeError, *wire.UNREADABLE) as error:
+                what = f"rows {count} to {count + len(chunk)} of {table.name}"
+                raise Corrupted(f"{what} cannot be read") from error
+            count += len(chunk)
+
+    return table, read()
 
 
 def _full(connection: sa.Connection) -> str:

@@ -119,6 +119,7 @@ def bring_back(place: str, *, number: int | None = None, is_forced: bool = False
     """Restore the present project from a folder or file."""
     from fourfold import wiring
     from fourfold.foundation.storage.backup import chosen
+    from fourfold.foundation.storage.restore import forgotten_since
 
     only_here("restore a project")
     folder = home().resolve()
@@ -128,7 +129,12 @@ def bring_back(place: str, *, number: int | None = None, is_forced: bool = False
         if is_forced and folder.exists():
             _move_aside(folder, settings)
         with _watched() as progress:
-            return wiring.restore(folder, settings, archive, number=number, progress=progress)
+            backup = wiring.restore(folder, settings, archive, number=number, progress=progress)
+        if count := forgotten_since(archive, backup):
+            note(f"since then somebody's rows were forgotten {count} times, and they are here again:")
+            note("forget them once more in each table that shows some: fourfold table forgotten NAME")
+            note("  fourfold table forget NAME --again")
+        return backup
 
 
 def _move_aside(folder: Path, settings: Settings) -> None:

@@ -35,12 +35,22 @@ MOST_SHOWN = 20
     default=None,
     help="A CSV file of keys, its first line the columns; - reads it from standard input.",
 )
+@click.option(
+    "--again", is_flag=True, help="Whoever was forgotten after this state, or not wholly; no key is needed."
+)
 @click.option("--dry-run", is_flag=True, help="Say what would go and what saw it, and change nothing.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.option("--why", default="", help="Kept with the record: a request's number, never the person.")
 @output_option
 def forget(
-    name: str, keys: tuple[str, ...], keys_file: str | None, dry_run: bool, yes: bool, why: str, output: str
+    name: str,
+    keys: tuple[str, ...],
+    keys_file: str | None,
+    again: bool,
+    dry_run: bool,
+    yes: bool,
+    why: str,
+    output: str,
 ) -> None:
     """Take a person's rows out of every version, tag and branch of a table, for good.
 
@@ -50,6 +60,9 @@ def forget(
 
         fourfold table forget visits --key person=p-17 --dry-run
     """
+    if again:
+        _again(name, is_keyed=bool(keys or keys_file), dry_run=dry_run, yes=yes, output=output)
+        return
     wanted = tuple(_keys(keys, keys_file))
     with services() as opened:
         if dry_run or not yes:
@@ -63,6 +76,28 @@ def forget(
     _show(done, output)
     for left in done.notes:
         note(left)
+
+
+def _again(name: str, *, is_keyed: bool, dry_run: bool, yes: bool, output: str) -> None:
+    from fourfold.core.errors import Refused
+
+    if is_keyed:
+        raise Refused("--again finds the keys itself", ways_on=["leave --key and --keys out"])
+    with services() as opened:
+        told = opened.storage.forget_again(name, dry_run=True)
+        if told and not dry_run:
+            for each in told:
+                note(_said(each))
+            if not yes:
+                click.confirm(f"forget these rows of {name} once more?", abort=True, err=True)
+        if not dry_run:
+            told = opened.storage.forget_again(name)
+    if not told:
+        note(f"{name} holds nobody's rows that were forgotten")
+    for each in told:
+        _show(each, output)
+        for left in each.notes:
+            note(left)
 
 
 @click.command("forgotten")

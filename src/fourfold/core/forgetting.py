@@ -56,6 +56,8 @@ class TableForgotten:
     figures: int
     """Versions whose statistics go; they are counted anew when somebody asks."""
     saw: tuple[Saw, ...]
+    unsure_files: int = 0
+    """Young files that no version names and that hold such rows, or are being written."""
     is_saw_complete: bool = True
     """False where there is more than the walk over lineage may tell."""
     notes: tuple[str, ...] = ()

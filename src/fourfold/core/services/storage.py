@@ -283,6 +283,12 @@ class Storage(Protocol):
         """
         ...
 
+    @route("POST /tables/{name}/forget-again", needs=Role.admin)
+    def forget_again(self, name: str, *, dry_run: bool = False) -> tuple[TableForgotten, ...]:
+        """Forget anew what was forgotten after this state: once an older backup was brought back, and after
+        one that was cut off. Whose rows they are is found by digests; nobody has to say it again."""
+        ...
+
     @route("GET /tables/{name}/forgotten", needs=Role.admin)
     def forgotten(self, name: str) -> tuple[Tombstone, ...]:
         """That rows were forgotten: when, by whom, what had seen them; never whose. Newest first."""

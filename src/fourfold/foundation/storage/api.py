@@ -400,6 +400,11 @@ class Table:
         self._check_not_pinned("forget rows of")
         return self._storage.forget(self.name, keys=given.person_keys(keys), why=why, dry_run=dry_run)
 
+    def forget_again(self, *, dry_run: bool = False) -> tuple[TableForgotten, ...]:
+        """Forget anew what was forgotten after an older backup that was brought back, or was cut off."""
+        self._check_not_pinned("forget rows of")
+        return self._storage.forget_again(self.name, dry_run=dry_run)
+
     def forgotten(self) -> tuple[Tombstone, ...]:
         """That rows were forgotten: when, by whom, what had seen them; never whose. Newest first."""
         return self._storage.forgotten(self.name)

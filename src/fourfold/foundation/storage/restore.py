@@ -20,7 +20,7 @@ from fourfold.catalog import portable
 from fourfold.catalog.database import Catalog
 from fourfold.catalog.rows import chunks
 from fourfold.core import wire
-from fourfold.core.backups import Backup, Progress, silent
+from fourfold.core.backups import Backup, CatalogPart, Progress, silent
 from fourfold.core.errors import Corrupted, Refused
 from fourfold.core.ports.archive import Archive, TableCopies
 from fourfold.core.ports.blobs import BlobStore
@@ -31,6 +31,8 @@ from fourfold.foundation.storage.backup import chosen, lines_of, table_files
 
 MARK = "restoring"
 """The file in a project's folder that is there while it is being restored."""
+FORGOTTEN, SECRET = "storage_forgotten", "storage_secret"
+"""The tables that keep word of what was forgotten (`forgetting/tables.py`)."""
 CHUNK_RECORDS = 5_000
 """Online records in one commit."""
 
@@ -79,9 +81,29 @@ def restore(
             parts = (lines_of(archive.read(part.digest)) for part in backup.catalog)
             taken = portable.take(catalog, backup.revision, parts)
             assert taken == {part.table: part.rows for part in backup.catalog}
+        for kept in _kept_since(archive, backup):
+            changed = {"is_done": 0} if kept.table == FORGOTTEN else {}
+            portable.add(catalog, lines_of(archive.read(kept.digest)), changed=changed)
         (home / MARK).unlink()
         _sync(home)
     return backup
+
+
+def forgotten_since(archive: Archive, backup: Backup) -> int:
+    """How often somebody's rows were forgotten after a backup, as the newest one beside it tells."""
+    newest = chosen(archive)
+    return max(0, _count(newest) - _count(backup)) if newest.at > backup.at else 0
+
+
+def _kept_since(archive: Archive, backup: Backup) -> list[CatalogPart]:
+    """What is brought to an older state from the newest: that rows were forgotten, which it still has."""
+    if not forgotten_since(archive, backup):
+        return []
+    return [part for part in chosen(archive).catalog if part.table in (SECRET, FORGOTTEN)]
+
+
+def _count(backup: Backup) -> int:
+    return sum(part.rows for part in backup.catalog if part.table == FORGOTTEN)
 
 
 def verify(archive: Archive, *, number: int | None = None, progress: Progress = silent) -> Backup:

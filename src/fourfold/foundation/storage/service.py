@@ -461,6 +461,10 @@ class Storage:
         self._versions.check_open(table)
         return self._forgetting.forget(table, keys, why)
 
+    def forget_again(self, name: str, *, dry_run: bool = False) -> tuple[TableForgotten, ...]:
+        table = branching.only_table(self._to_drop(name), "be forgotten from by itself")
+        return self._forgetting.again(table, dry_run=dry_run)
+
     def forgotten(self, name: str) -> tuple[Tombstone, ...]:
         return self._forgetting.all(branching.only_table(self._to_drop(name), "be forgotten from by itself"))
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 import pyarrow as pa
@@ -112,6 +113,12 @@ class Kept:
     def written(self, rejection: Rejection, version: int) -> None:
         """Note which version holds the other rows."""
         self._records.note_version(replace(rejection, version=version))
+
+    def all_rows(self, table: str) -> Iterator[pa.Table]:
+        """The rows of each of a table's rejections that can be read."""
+        for _, digest in self._records.kept_rows(table):
+            with suppress(NotFound, Corrupted):
+                yield self.rows(digest)
 
     def count(self, table: str, wanted: Wanted) -> tuple[int, list[str]]:
         """How many kept rows of a table are wanted, and of which rejections nobody can tell."""

@@ -7,8 +7,12 @@ part may be done twice, so one that was cut off is finished by doing all of it a
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
-from itertools import product
+from datetime import date, datetime
+from itertools import chain, product
+
+import pyarrow as pa
 
 from fourfold.catalog.database import Catalog
 from fourfold.catalog.ids import new_id
@@ -17,11 +21,12 @@ from fourfold.core import forgetting
 from fourfold.core.catalog import principal
 from fourfold.core.context import Ref
 from fourfold.core.decide import erasing
+from fourfold.core.errors import NotFound
 from fourfold.core.forgetting import PersonKey, Saw, TableForgotten, Tombstone
 from fourfold.core.hosting import feedback_table, predictions_table
 from fourfold.core.ports.clock import Clock
 from fourfold.core.ports.tables import Ability, Erased, Mark, TableStore
-from fourfold.core.storage import MAIN, TableAddress, TableVersion, table_address
+from fourfold.core.storage import MAIN, Scalar, TableAddress, TableVersion, table_address
 from fourfold.core.times import after
 from fourfold.foundation.storage.checks.gate import Gate
 from fourfold.foundation.storage.forgetting.tables import ForgottenRecords
@@ -74,7 +79,21 @@ class Forgetting:
         stored = self._stored(table, keys)
         self._inserting.settle(table)  # what waits, and what no longer fits, is where it can be found
         told = self._told(table, keys, stored)
-        tombstone = self._begun(table, keys, told, why)
+        return self._carry_out(table, keys, stored, told, self._begun(table, keys, told, why))
+
+    def _go_on(self, tombstone: Tombstone, keys: Sequence[PersonKey]) -> TableForgotten:
+        stored = self._stored(tombstone.table, keys)
+        told = self._told(tombstone.table, keys, stored)
+        return self._carry_out(tombstone.table, keys, stored, told, tombstone)
+
+    def _carry_out(
+        self,
+        table: str,
+        keys: Sequence[PersonKey],
+        stored: Sequence[PersonKey],
+        told: TableForgotten,
+        tombstone: Tombstone | None,
+    ) -> TableForgotten:
         done = self._erase(table, stored, self._versions.mark())
         for address in self._addresses(table):
             if self._records.known(address) is not None:
@@ -82,14 +101,13 @@ class Forgetting:
         wanted = erasing.Wanted([*keys, *stored])
         kept_rows, unread = self._gate.kept.without(table, wanted)
         figures = self._gate.statistics.forget(table)
-        is_clean = True
-        if tombstone is not None or figures:
-            is_clean = self._inserting.buffered.scrub() & self._catalog.scrub(SCRUBBED)
+        is_clean = self._scrubbed() if tombstone is not None or figures else True
         told = replace(
             told,
             is_dry_run=False,
             kept_rows=max(kept_rows, told.kept_rows),
             figures=max(figures, told.figures),
+            unsure_files=done.unsure_files,
             notes=tuple(_notes(table, done, unread, is_clean=is_clean)),
         )
         if tombstone is not None:
@@ -97,6 +115,29 @@ class Forgetting:
             is_done = not done.unsure_files and is_clean
             self._forgotten.finish(replace(tombstone, told=told, is_done=is_done), self._clock.now())
         return told
+
+    def again(self, table: str, *, dry_run: bool) -> tuple[TableForgotten, ...]:
+        """Forget anew what tombstones that are not done tell of: of a state from before, or cut off.
+
+        Whose rows they are is found by their digests among all keys that the table holds.
+        """
+        self._versions.snapshot(table)
+        due = [each for each in reversed(self.all(table)) if not each.is_done]
+        if not due:
+            return ()
+        if not dry_run:
+            self._inserting.settle(table)
+        found = self._known_again(table, due)
+        told = []
+        for tombstone in due:
+            keys = [found[digest] for digest in tombstone.digests if digest in found]
+            if dry_run:
+                told += [self._told(table, keys, self._stored(table, keys))] if keys else []
+            elif keys:
+                told.append(self._go_on(tombstone, keys))
+            elif self._scrubbed() and not tombstone.told.unsure_files:  # that was all that was left to do
+                self._forgotten.finish(replace(tombstone, is_done=True), self._clock.now())
+        return tuple(told)
 
     def all(self, table: str) -> tuple[Tombstone, ...]:
         """What was forgotten of a table, newest first."""
@@ -131,6 +172,7 @@ class Forgetting:
             kept_rows=kept_rows,
             figures=self._gate.statistics.count(table),
             saw=saw,
+            unsure_files=would.unsure_files,
             is_saw_complete=is_complete,
             notes=tuple(_notes(table, would, unread, is_clean=True)),
         )
@@ -160,6 +202,58 @@ class Forgetting:
         )
         self._forgotten.begin(made)
         return made
+
+    def _known_again(self, table: str, due: Sequence[Tombstone]) -> dict[str, PersonKey]:
+        """The keys that the table holds, in any version, whose digests these tombstones have."""
+        secret = self._forgotten.secret()
+        wanted = {digest for tombstone in due for digest in tombstone.digests}
+        found: dict[str, PersonKey] = {}
+        for columns in sorted({columns for tombstone in due for columns in tombstone.columns}):
+            seen: set[tuple[object, ...]] = set()
+            kept = self._gate.kept.all_rows(table)
+            aside = (rows for rows in kept if set(columns) <= set(rows.column_names))
+            for rows in chain(self._keys_in(table, columns), aside):
+                for row in rows.group_by(list(columns)).aggregate([]).to_pylist():
+                    values = tuple(row[column] for column in columns)
+                    if None in values or values in seen:
+                        continue
+                    seen.add(values)
+                    key = {column: _plain(row[column]) for column in columns}
+                    digest = forgetting.digest_of(secret, key)
+                    if digest in wanted:
+                        found[digest] = key
+        return found
+
+    def _keys_in(self, table: str, columns: Sequence[str]) -> Iterator[pa.Table]:
+        """These columns of all versions that have them under these names, of each file about once."""
+        for address in self._addresses(table):
+            before: pa.Schema | None = None
+            for version in range(self._tables.snapshot(address).version + 1):
+                names = self._records.names(address, version)
+                schema = self._tables.snapshot(address, version=version).schema
+                stored = names.store(columns)
+                is_alike, before = before is not None and before.equals(schema), schema
+                if not set(stored) <= set(schema.names):
+                    continue
+                with suppress(NotFound):  # vacuumed
+                    yield from self._rows_of(address, version, stored, columns, is_alike=is_alike)
+
+    def _rows_of(
+        self, address: str, version: int, stored: Sequence[str], shown: Sequence[str], *, is_alike: bool
+    ) -> Iterator[pa.Table]:
+        reader = None
+        if is_alike:
+            with suppress(NotFound):
+                reader = self._tables.difference(address, before=version - 1, after=version).added
+        if reader is None:
+            reader = self._tables.scan(address, version=version, columns=tuple(stored))
+        for batch in reader:
+            rows = pa.Table.from_batches([batch]).select(list(stored))
+            yield rows.rename_columns(list(shown))
+
+    def _scrubbed(self) -> bool:
+        """Leave nothing in the pages of databases; false when somebody keeps some of it for the moment."""
+        return self._inserting.buffered.scrub() & self._catalog.scrub(SCRUBBED)
 
     def _saw(self, table: str, would: Erased) -> tuple[tuple[Saw, ...], bool]:
         """What lineage says was made from the versions that have the rows, and lasts."""
@@ -223,3 +317,16 @@ def _notes(table: str, done: Erased, unread: Sequence[str], *, is_clean: bool) -
         )
     if not is_clean:
         yield "a database is in use, and its file may still hold removed rows: forget again"
+
+
+def _plain(value: object) -> Scalar:
+    """A cell's value as a person gives it in a key."""
+    match value:
+        case bool() | int() | str():
+            return value
+        case datetime() | date():
+            return value.isoformat()
+        case bytes():
+            return value.decode("utf-8", "replace")
+        case _:
+            return str(value)
