@@ -40,6 +40,8 @@ NOON = parse_instant("2013-06-01T12:00:00Z")
         ("dataset:training@1", Named("dataset", "training", "1")),
         ("insert:flights@dev/x@17", Named("insert", "flights@dev/x", "17")),
         ("training_set:0f3a", Named("training_set", "0f3a")),
+        ("training_set:0f3a#delay@1h", Named("training_set", "0f3a", column="delay@1h")),
+        ("labels:0f3a#late", Named("labels", "0f3a", column="late")),
         ("feature_service:delays@c0ffee", Named("feature_service", "delays", "c0ffee")),
         ("step:run_1/build#0@2", Named("step", "run_1/build#0", "2")),
         ("run:run_1", Named("run", "run_1")),

@@ -143,16 +143,19 @@ def parse(text: str) -> Named:
         )
     if kind == "table":
         return _table(rest)
+    column = ""
+    if kind in ("training_set", "labels"):  # only some: a step's name holds a '#' of its own
+        rest, _, column = rest.partition("#")
     name, at, version = rest.rpartition("@") if "@" in rest else (rest, "", "")
     if kind == "model" and not at and "/" in rest:
         name, _, version = rest.rpartition("/")
-    return Named(kind, name, version)
+    return Named(kind, name, version, column)
 
 
 def _table(text: str) -> Named:
     from fourfold.core.storage import table_pin
 
-    address, _, column = text.partition("#")  # here, because a step's name holds a '#' of its own
+    address, _, column = text.partition("#")
     name, at, version = address.rpartition("@")
     if at and version.isdecimal() and "@tag:" not in address:
         address = f"{name}@v{version}"
