@@ -292,6 +292,26 @@ def test_what_can_be_no_view_is_asked_all_the_same(opened: Storage, sql: str) ->
     assert found.fetchall() == wanted.fetchall()
 
 
+def test_rows_of_a_version_that_are_written_as_they_were_read_come_from_it(
+    flights: Table, storage: Storage, catalog_service: CatalogService
+) -> None:
+    flights.tag("first")
+    first, out = flights.version(0), Table("out", storage=storage)
+    whole = {f"table:raw.flights@0#{c} identity out.{c}" for c in ("origin", "delay", "Tail No")}
+    out.append(first)
+    out.append(flights.tagged("first").read())
+    out.overwrite(first.scan(columns=["origin"], where=[("delay", ">", 30)]))
+    with context.within(Attempt()):
+        out.overwrite(flights.read(columns=["origin"]))
+    out.overwrite(flights.read(columns=["origin"]))  # live and in no step: it may be of no version
+    out.overwrite(first.read(columns=["origin"]).slice(1))  # no longer as it was read
+    part = {"table:raw.flights@0#origin identity out.origin"}
+    for version, edges in enumerate(
+        (whole, whole, {*part, "table:raw.flights@0#delay filter out.*"}, part, set(), set())
+    ):
+        assert told(catalog_service.column_lineage("table", "out", version=str(version))) == edges, version
+
+
 # What is read, and when
 
 

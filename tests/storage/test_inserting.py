@@ -22,6 +22,7 @@ from fourfold.core.context import Ref
 from fourfold.core.errors import FourfoldError, NotFound, Refused, Unavailable
 from fourfold.core.lineage import Direction
 from fourfold.core.settings import BufferSettings
+from fourfold.core.storage import TableVersion
 from fourfold.foundation.storage.api import Table
 from fourfold.foundation.storage.service import Storage
 from fourfold.testing.blobs import MemoryBlobs
@@ -306,6 +307,29 @@ def test_a_store_without_a_buffer_says_so(storage: Storage) -> None:
 
 
 # What people write
+
+
+def test_a_relation_flushes_what_waits_once_and_reads_that_version(
+    files: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flushed: list[int] = []
+    flush = Storage.flush
+
+    def seen(self: Storage, name: str) -> TableVersion:
+        made = flush(self, name)
+        flushed.append(made.version)
+        return made
+
+    monkeypatch.setattr(Storage, "flush", seen)
+    table = Table("t", storage=files)
+    table.append(rows(1))
+    table.insert(rows(2))
+    relation = table.duckdb()
+    assert flushed == [1]
+    table.insert(rows(3))
+    assert relation.aggregate("sum(n)").fetchall() == [(3,)]
+    assert table.version(0).duckdb().aggregate("sum(n)").fetchall() == [(1,)]
+    assert flushed == [1], "an older version needs no flush, and neither does reading"
 
 
 def test_people_insert_what_they_have(files: Storage) -> None:

@@ -12,6 +12,7 @@ from fourfold.core.errors import NotFound, Refused
 from fourfold.core.storage import (
     MAIN,
     Branch,
+    Condition,
     Exported,
     Inserted,
     TableAddress,
@@ -95,6 +96,7 @@ class Table:
             flights.append(duckdb.sql("select * from 'flights/*.parquet'"))
         """
         self._check_not_pinned("append to")
+        data = _as_read(data)
         with writing(data):
             return self._storage.append(self.name, given.arrow(data), partition_by=tuple(partition_by))
 
@@ -175,6 +177,7 @@ class Table:
         """Replace all rows, or those of one partition: `where={"day": date(2013, 1, 1)}`."""
         self._check_not_pinned("overwrite")
         part = None if where is None else {column: given.plain(value) for column, value in where.items()}
+        data = _as_read(data)
         with writing(data):
             return self._storage.overwrite(
                 self.name, given.arrow(data), where=part, partition_by=tuple(partition_by)
@@ -186,6 +189,7 @@ class Table:
         planes.upsert(changed, key="tail_number")
         """
         self._check_not_pinned("upsert into")
+        data = _as_read(data)
         with writing(data):
             return self._storage.upsert(self.name, given.arrow(data), key=given.key(key))
 
@@ -261,34 +265,39 @@ class Table:
         to come from it.
         """
         wanted, conditions = given.columns(columns), given.conditions(where)
-        version = self._version_to_read()
-        if version is None:
-            return self._storage.read(self.name, **self._pin, columns=wanted, where=conditions)
-        rows = self._storage.read(self.name, version=version, columns=wanted, where=conditions)
-        part = part_of(
-            Ref("table", self.name, str(version)),
-            rows.schema.names,
-            filters=[column for column, _, _ in conditions],
-        )
-        remember(rows, part)
+        version, pin = self._to_read()
+        rows = self._storage.read(self.name, **pin, columns=wanted, where=conditions)
+        self._remember(rows, version, conditions)
         return rows
-
-    def _version_to_read(self) -> int | None:
-        """The version whose rows are meant; `None` of a live table that is read in no step: those may be in
-        no version yet."""
-        pins = {name for name, pin in self._pin.items() if pin is not None}
-        if pins == {"version"}:
-            return int(self._pin["version"])
-        if not pins and context.ambient() is None:
-            return None
-        from fourfold.foundation.storage.query import pinned
-
-        return pinned(self._storage, TablePin(self.name, **self._pin)).version
 
     def scan(self, *, columns: Sequence[str] | None = None, where: Where = ()) -> pa.RecordBatchReader:
         """As `read`, as a stream of batches: for tables larger than memory."""
         wanted, conditions = given.columns(columns), given.conditions(where)
-        return self._storage.scan(self.name, **self._pin, columns=wanted, where=conditions)
+        version, pin = self._to_read()
+        rows = self._storage.scan(self.name, **pin, columns=wanted, where=conditions)
+        self._remember(rows, version, conditions)
+        return rows
+
+    def _to_read(self) -> tuple[int | None, dict[str, Any]]:
+        """The version whose rows are meant, and how to ask for it; no version of a live table that is read
+        in no step: its rows may be in none yet."""
+        pins = {name for name, pin in self._pin.items() if pin is not None}
+        if pins == {"version"}:
+            return int(self._pin["version"]), self._pin
+        if not pins and context.ambient() is None:
+            return None, self._pin
+        from fourfold.foundation.storage.query import pinned
+
+        version = pinned(self._storage, TablePin(self.name, **self._pin)).version
+        return version, {"version": version}
+
+    def _remember(
+        self, rows: pa.Table | pa.RecordBatchReader, version: int | None, where: Sequence[Condition]
+    ) -> None:
+        """Keep which version these rows are of, for who writes them as they are."""
+        if version is not None:
+            ref = Ref("table", self.name, str(version))
+            remember(rows, part_of(ref, rows.schema.names, filters=[column for column, _, _ in where]))
 
     def __arrow_c_stream__(self, requested_schema: object = None) -> object:
         """The rows as a stream for whatever speaks Arrow: `polars.DataFrame(flights)`."""
@@ -476,6 +485,11 @@ class Table:
             raise Refused(
                 f"cannot {what} an older version: {self!r}", ways_on=[f"use table({self.name!r}) itself"]
             )
+
+
+def _as_read(data: object) -> object:
+    """A table that is handed in, as a stream of its rows."""
+    return data.scan() if isinstance(data, Table) else data
 
 
 def table(name: str) -> Table:

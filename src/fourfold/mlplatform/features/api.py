@@ -279,18 +279,21 @@ def training_set(
     """The rows of `entities`, all and in order, with the service's features as of the column `at`.
 
     Entities are an Arrow table or whatever else speaks Arrow. Lineage keeps which columns of which versions
-    the features came from; the labels' too, where they are a DuckDB relation over tables or a version as it
-    was read:
+    the features came from; the labels' too, where they are a DuckDB relation over tables, a version of one,
+    or that version as it was read:
 
         fs.training_set(delays, ff.query('select origin, due as at, late from "flights@v3"'))
     """
     import pyarrow as pa
 
     from fourfold.foundation.storage import given
+    from fourfold.foundation.storage.api import Table
     from fourfold.foundation.storage.columns.made import part_of, query_of, remember
     from fourfold.mlplatform.features.training import training_set_info
 
     opened = context.services()
+    if isinstance(entities, Table):
+        entities = entities.read()
     rows = given.arrow(entities)
     labels = rows if isinstance(rows, pa.Table) else rows.read_all()
     if labels is not entities and (origin := query_of(entities, partial(given.columns_at, opened.storage))):
