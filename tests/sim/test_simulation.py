@@ -11,6 +11,7 @@ import pytest
 from fourfold.catalog.database import Catalog
 from fourfold.core.decide import flow as rules
 from fourfold.core.decide.place import Lease, place
+from fourfold.core.decide.rejoin import Rejoin, rejoin
 from fourfold.core.decide.retry import Again
 from fourfold.core.flows import (
     CallKey,
@@ -23,17 +24,18 @@ from fourfold.core.flows import (
     RunState,
     StepCall,
 )
+from fourfold.core.jobs import Exit, ExitKind
 from fourfold.core.ports.control import WorkerSpec
 from fourfold.core.ports.flow_store import Changes, FlowStore, OpenRun
 from fourfold.core.times import Instant
-from fourfold.resources.flows import messages, placing
+from fourfold.resources.flows import crew, messages, placing
 from fourfold.resources.flows.loop import Loop
 from fourfold.resources.flows.open_flow import OpenFlow
 from fourfold.resources.flows.outbox import Outbox
 from fourfold.resources.flows.tables import FlowTables
 from fourfold.resources.pools.workers import Worker
 from fourfold.sim.__main__ import main
-from fourfold.sim.machine import Machine
+from fourfold.sim.machine import AWAY_S, Machine
 from fourfold.sim.simulation import Simulation, simulate
 from fourfold.sim.world import FAULTS, Violation
 from fourfold.testing.flow_store import MemoryFlowStore
@@ -68,17 +70,17 @@ def test_a_seed_is_one_history() -> None:
 
 def test_every_fault_happens_somewhere() -> None:
     seen: set[str] = set()
-    for seed in range(35):
+    for seed in range(60):
         seen.update(reports(seed).faults)
     assert seen == set(FAULTS)
 
 
 def test_the_command_tells_a_history(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--seed", "1"]) == 0
+    assert main(["--seed", "3"]) == 0
     out = capsys.readouterr().out
     assert "owner 1    starts" in out
     assert "begins run_00001/flow@1" in out
-    assert out.splitlines()[-1].startswith("seed 1: ")
+    assert out.splitlines()[-1].startswith("seed 3: ")
     assert main(["--seeds", "1:3"]) == 0
     assert capsys.readouterr().out == "2 of 2 seeds hold\n"
 
@@ -231,7 +233,8 @@ def test_a_loop_that_takes_any_word_is_caught() -> None:
         simulation.world._rates["word comes twice"] = 0.3
         return simulation
 
-    assert "begins on" in _first_seed_that_sees(with_many_echoes)
+    seen = _first_seed_that_sees(with_many_echoes)
+    assert "begins on" in seen or "that is not its own" in seen
 
 
 def test_a_worker_is_heard_only_about_the_call_that_it_was_given() -> None:
@@ -266,3 +269,50 @@ def test_a_loop_that_counts_no_capacity_is_caught(monkeypatch: pytest.MonkeyPatc
 def test_a_loop_that_never_gives_up_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rules, "after_failure", _tries_for_ever)
     assert "was tried" in _first_seed_that_sees(Simulation)
+
+
+def test_a_loop_that_takes_any_process_for_its_worker_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An engine may start a job twice: two processes that both carry a task out are one too many."""
+
+    def with_twins(seed: int) -> Simulation:
+        simulation = Simulation(seed)
+        simulation.world._rates |= {"engine starts a job twice": 0.5, "connection is lost": 0.05}
+        return simulation
+
+    def believes(known: Any, *, life: str, has: Any, is_done: bool) -> Any:
+        if known is None or known.task is None or has == known.task:
+            return rejoining(known, life=life, has=has, is_done=is_done)
+        return Rejoin.take_task, "it has none"
+
+    rejoining = rejoin
+    monkeypatch.setattr(crew, "rejoin", believes)
+    seen = _first_seed_that_sees(with_twins)
+    assert "still runs" in seen or "begins on" in seen
+
+
+def test_a_loop_without_patience_for_workers_that_are_away_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who gives a worker's place away before that has ended itself lets its task run twice at once."""
+    monkeypatch.setattr(crew, "AWAY_MARGIN_S", -AWAY_S)
+
+    def with_losses(seed: int) -> Simulation:
+        simulation = Simulation(seed)
+        simulation.world._rates["connection is lost"] = 0.1
+        return simulation
+
+    assert "still runs" in _first_seed_that_sees(with_losses)
+
+
+def test_workers_on_other_machines_outlive_the_loop_and_their_results_count_once() -> None:
+    """That it happens in these seeds; that nothing is lost or done twice is checked in each of them."""
+    seen: set[str] = set()
+    for seed in range(60):
+        simulation = Simulation(seed)
+        simulation.world._rates["connection is lost"] = 0.1
+        simulation.run()
+        for attempt in simulation.ledger.attempts.values():
+            if attempt.exit is not None and attempt.exit.reason.startswith("nothing was heard of it"):
+                seen.add("given up")
+            connects = [each for each in simulation.world.trace if f"{attempt.worker}one connects" in each]
+            if len({each.rpartition(" ")[2] for each in connects}) > 1 and attempt.exit == Exit(ExitKind.ok):
+                seen.add("finished for a later loop")
+    assert seen == {"given up", "finished for a later loop"}

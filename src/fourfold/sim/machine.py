@@ -6,7 +6,7 @@ dies may be lost, and a word may come twice, or long after its sender is gone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -16,6 +16,7 @@ from fourfold.core.flows import BODY, CallKey, CallState, Stored
 from fourfold.core.jobs import Exit, ExitKind, UnitCapacity
 from fourfold.core.ports.control import (
     Arrival,
+    Away,
     Gone,
     Joined,
     Message,
@@ -24,13 +25,14 @@ from fourfold.core.ports.control import (
     PutOff,
     WorkerSpec,
 )
-from fourfold.core.times import Instant
+from fourfold.core.times import Instant, after, seconds_between
 from fourfold.core.wire import plain
 from fourfold.resources.flows import values
 from fourfold.sim import programs
 from fourfold.sim.ledger import Ledger, Task
 from fourfold.sim.programs import Await, Call, Choose, Names, Think
-from fourfold.sim.world import Crash, Violation, World
+from fourfold.sim.world import Violation, World
+from fourfold.testing.clock import START
 
 Header = dict[str, Any]
 Post = Callable[[int, Arrival], None]
@@ -38,8 +40,9 @@ Pause = float | Callable[[], bool]
 """What a body waits for: some seconds, or something to come true."""
 
 UNITS = (UnitCapacity("local/large", 4, 8 * programs.GIB), UnitCapacity("local/small", 1, programs.GIB))
+AWAY_S = 60.0
 LAB_UNITS = (UnitCapacity("lab/node", 2, 2 * programs.GIB),)
-"""Of a second pool, whose engine is down now and then."""
+"""Of a second pool on other machines: its engine is down now and then, its workers outlive the loop."""
 POOLS = PoolRules("local", patterns=(("*/c*", "lab"),))
 
 
@@ -50,7 +53,20 @@ class Process:
     name: str
     spec: WorkerSpec
     owner: int
-    """Which of the loop's lives it was started in; it is connected to no other."""
+    """Which of the loop's lives it is connected to; only one that outlives its connection changes it."""
+    life: str = ""
+    """Names the process, where it outlives its connection."""
+    line: int = 0
+    """Counts its connections: what was under way on an earlier one is lost."""
+    is_welcome: bool = False
+    """Whether the loop has answered on this connection."""
+    lost_at: Instant | None = None
+    """Since when it has no connection."""
+    cut_off_until: Instant = START
+    has: Task | None = None
+    """The task that it works on, or worked on last."""
+    result: tuple[Header, list[bytes]] | None = None
+    """What that came to, kept until the next task."""
     is_joined: bool = False
     is_alive: bool = True
     are_words_lost: bool = False
@@ -75,7 +91,7 @@ class Machine:
         self.clients: dict[str, Callable[[Header], None]] = {}
         self._lanes: dict[str, Instant] = {}
         self._started: set[str] = set()
-        self.views = {"local": PoolView("local", UNITS), "lab": PoolView("lab", LAB_UNITS)}
+        self.views = {"local": PoolView("local", UNITS), "lab": PoolView("lab", LAB_UNITS, outlives=True)}
 
     # The engine
 
@@ -83,11 +99,15 @@ class Machine:
         """The engine of the second pool cannot be reached for a while."""
 
         def see(fault: str) -> None:
-            self.views["lab"] = PoolView("lab", LAB_UNITS, fault)
+            self.views["lab"] = PoolView("lab", LAB_UNITS, fault, outlives=True)
             tell(PoolChanged("lab"))
 
         see("it does not answer")
         self.world.later(self.world.chance.uniform(1, 60), lambda: see(""))
+
+    def present(self) -> int:
+        """The life of the loop that can be reached now; 0 for none."""
+        return 0
 
     def submit(self, name: str, spec: WorkerSpec, owner: int) -> None:
         """Start a worker; a name that was submitted before is not started again."""
@@ -101,10 +121,12 @@ class Machine:
             gone = Gone(name, Exit(ExitKind.worker_lost, "it could not be started"))
             self.world.later(0.2, lambda: self._post(owner, gone))
             return
-        self._start(Process(name, spec, owner))
+        self._start(Process(name, spec, owner, life="one" if self.views[spec.pool].outlives else ""))
+        if self.views[spec.pool].outlives and self.world.fault("engine starts a job twice"):
+            self._start(Process(name, spec, owner, life="two"))
 
     def _start(self, process: Process) -> None:
-        self.processes[process.name] = process
+        self.processes[process.name + process.life] = process
         wait_s = 40.0 if self.world.fault("launch is slow") else self.world.chance.uniform(0.05, 0.4)
         if self.world.fault("worker dies as it starts"):
             self.world.later(
@@ -113,27 +135,110 @@ class Machine:
         self.world.later(wait_s, lambda: self._join(process))
 
     def _join(self, process: Process) -> None:
-        if process.is_alive:
+        if not process.is_alive:
+            return
+        if process.life:
+            self._rejoin(process)
+        else:
             process.is_joined = True
             self._say_arrival(process, Joined(process.name))
 
+    # Processes that outlive their connection
+
+    def _far(self) -> list[Process]:
+        return [process for process in self.processes.values() if process.life]
+
+    def _on_line(self, name: str) -> Process | None:
+        """The process to which frames for this worker go."""
+        own = [process for process in self._far() if process.name == name and process.is_joined]
+        return own[0] if own else self.processes.get(name)
+
+    def _rejoin(self, process: Process) -> None:
+        """Connect to the loop's present life, or try again; and end when nothing was heard for too long."""
+        if not process.is_alive or process.is_joined:
+            return
+        if process.lost_at is not None and seconds_between(process.lost_at, self.world.now) > AWAY_S:
+            is_told = self.world.chance.random() < 0.5  # its engine may not reach its machine either
+            self.end(process, Exit(ExitKind.worker_lost, "it heard nothing for too long"), is_told=is_told)
+            return
+        other = self._on_line(process.name)
+        if other is not None:
+            self.end(process, Exit(ExitKind.worker_lost, "another process is this worker"), is_told=False)
+            return
+        owner = self.present()
+        if not owner or process.cut_off_until > self.world.now:
+            process.lost_at = process.lost_at or self.world.now
+            self.world.later(self.world.chance.uniform(0.2, 5), lambda: self._rejoin(process))
+            return
+        process.is_joined, process.owner, process.lost_at = True, owner, None
+        self.world.note("worker", f"{process.name}{process.life} connects to owner {owner}")
+        is_done = process.task is None
+        self._say_arrival(process, Joined(process.name, process.life, process.has, is_done))
+
+    def _disconnect(self, process: Process, *, is_told: bool) -> None:
+        """The connection ends; what was under way on it is lost, and the loop notices soon."""
+        if not process.is_joined:
+            return
+        process.is_joined, process.lost_at, owner = False, self.world.now, process.owner
+        process.line += 1
+        process.is_welcome = False
+        notices_s = self.world.chance.uniform(0, 10)
+
+        def notice() -> None:
+            if process.is_alive and not process.is_joined:
+                self._post(owner, Away(process.name))
+
+        if is_told:
+            self.world.later(notices_s, notice)
+        self.world.later(self.world.chance.choice((0.01, 1.0, 12.0)), lambda: self._rejoin(process))
+
+    def lose_a_connection(self) -> None:
+        """One of the connections over a network ends, for a moment or for long."""
+        joined = sorted((each for each in self._far() if each.is_joined), key=lambda each: each.name)
+        if not joined:
+            return
+        process = self.world.chance.choice(joined)
+        cut_off_s = self.world.chance.choice((0.0, 0.0, 20.0, 3 * AWAY_S))
+        self.world.note("network", f"loses {process.name} for {cut_off_s:g} s")
+        process.cut_off_until = after(self.world.now, cut_off_s)
+        self._disconnect(process, is_told=True)
+
+    def keep_only(self, owner: int, names: Collection[str]) -> None:
+        """A new owner ends what it does not go on with, and hears of what has ended meanwhile."""
+        for process in self._far():
+            if process.name not in names:
+                self.end(process, Exit(ExitKind.worker_lost, "its owner is gone"), is_told=False)
+        alive = {process.name for process in self._far()}
+        for name in sorted(set(names) - alive):
+            gone = Gone(name, Exit(ExitKind.worker_lost, "it ended while no owner was there"))
+            self.world.later(self.world.chance.uniform(0, 2), lambda gone=gone: self._post(owner, gone))  # type: ignore[misc]
+
     def stop(self, name: str, grace_s: float) -> None:
         """End a process within the grace."""
-        process = self.processes.get(name)
-        if process is not None:
+        ended = Exit(ExitKind.cancelled, "it was stopped")
+        for process in [each for each in self.processes.values() if each.name == name]:
             wait_s = self.world.chance.uniform(0, grace_s)
-            self.world.later(wait_s, lambda: self.end(process, Exit(ExitKind.cancelled, "it was stopped")))
+            if process.cut_off_until > self.world.now:  # its engine does not reach it either
+                wait_s += seconds_between(self.world.now, process.cut_off_until)
+            self.world.later(wait_s, lambda each=process: self.end(each, ended))  # type: ignore[misc]
 
-    def end(self, process: Process, ended: Exit, *, are_words_lost: bool = False) -> None:
+    def end(
+        self, process: Process, ended: Exit, *, are_words_lost: bool = False, is_told: bool = True
+    ) -> None:
         """The process ends; the loop hears of it after all that it said, or after what was not lost."""
         if not process.is_alive:
             return
         self.world.note("worker", f"{process.name} ends: {ended.reason}")
         process.is_alive = False
         process.are_words_lost = are_words_lost
-        self.processes.pop(process.name, None)
+        self.processes.pop(process.name + process.life, None)
         self._rest(process)
-        self._say_arrival(process, Gone(process.name, ended))
+        if process.life:
+            process.is_joined, process.owner = False, self.present()  # its engine tells whoever asks now
+            process.line += are_words_lost
+            is_told = is_told and not any(each.name == process.name for each in self._far())
+        if is_told:
+            self._say_arrival(process, Gone(process.name, ended))
         if self.world.fault("word comes late") and process.said is not None:
             late = Message(process.name, *process.said)
             self.world.later(30.0, lambda: self._post(process.owner, late))
@@ -141,11 +246,15 @@ class Machine:
     def reap(self) -> None:
         """End everything that is left of an earlier owner."""
         for process in list(self.processes.values()):
-            self.end(process, Exit(ExitKind.worker_lost, "its owner is gone"))
+            if not process.life:
+                self.end(process, Exit(ExitKind.worker_lost, "its owner is gone"))
 
     def owner_died(self) -> None:
         """Workers see their connection close, each in its own time."""
         for process in list(self.processes.values()):
+            if process.life:
+                self._disconnect(process, is_told=False)
+                continue
             wait_s = self.world.chance.uniform(0, 3)
             self.world.later(wait_s, lambda each=process: self.end(each, Exit(ExitKind.worker_lost, "alone")))  # type: ignore[misc]
 
@@ -161,11 +270,20 @@ class Machine:
         if (client := self.clients.get(peer)) is not None:
             self._travel(f"to {peer}", lambda: client(header))
             return
-        process = self.processes.get(peer)
+        process = self._on_line(peer)
         if process is None or process.owner != owner or not process.is_joined:
             return
-        held = list(parts)
-        self._travel(f"to {peer}", lambda: self._hear(process, header, held))
+        if header["type"] in ("welcome", "refused"):
+            process.is_welcome = True
+        if process.life and not process.is_welcome:
+            return  # meant for an earlier connection: the loop has not heard of this one yet
+        held, line = list(parts), process.line
+
+        def arrive() -> None:
+            if process.line == line:
+                self._hear(process, header, held)
+
+        self._travel(f"to {peer}", arrive)
 
     def ask(self, owner: int, client: str, header: Header) -> None:
         """A frame from a client."""
@@ -176,14 +294,20 @@ class Machine:
         run, key, n = process.task
         header = {"run": run, "n": n, "key": key, **header}
         process.said = (header, parts)
+        if process.life:
+            process.result = (header, parts)
+            if not process.is_joined:
+                return  # it is told when it is asked for
         self._say_arrival(process, Message(process.name, header, parts))
         if self.world.fault("word comes twice"):
             self._say_arrival(process, Message(process.name, header, parts))
 
     def _say_arrival(self, process: Process, arrival: Arrival) -> None:
+        owner, line = process.owner, process.line
+
         def arrive() -> None:
-            if isinstance(arrival, Gone) or not process.are_words_lost:
-                self._post(process.owner, arrival)
+            if isinstance(arrival, Gone) or (process.line == line and not process.are_words_lost):
+                self._post(owner, arrival)
 
         self._travel(f"from {process.name}", arrive)
 
@@ -198,6 +322,12 @@ class Machine:
         if not process.is_alive:
             return
         match header["type"]:
+            case "welcome":
+                process.ahead.clear()  # what went ahead on an earlier connection is sent again
+                if header["tell_result"] and process.result is not None:
+                    self._say_arrival(process, Message(process.name, *process.result))
+            case "refused" if process.life and header.get("is_stale"):
+                self.end(process, Exit(ExitKind.worker_lost, header["reason"]))
             case "exit":
                 self.end(process, Exit(ExitKind.ok, "it was told to"))
             case "ahead":
@@ -231,7 +361,8 @@ class Machine:
         unit = attempt.unit if attempt is not None else ""
         self.ledger.begins(process.name, task, unit, process.spec.resources)
         self.world.note("worker", f"{process.name} begins {task[0]}/{task[1]}@{task[2]}")
-        process.task = task
+        process.task = process.has = task
+        process.result = None
         ahead, process.ahead = process.ahead, []
         if header["kind"] == "body":
             process.outcomes = {}
@@ -243,7 +374,8 @@ class Machine:
             self._step(process, header, parts, ahead)
 
     def _rest(self, process: Process) -> None:
-        self.ledger.rests(process.name)
+        if process.task is not None:
+            self.ledger.rests(process.name)
         process.task = process.body = process.waits_for = None
 
     def _done(self, process: Process, answer: Header, parts: list[bytes]) -> None:
@@ -387,45 +519,6 @@ class Machine:
         self._say(process, header, out)
 
 
-class Hands:
-    """The loop's control in one of its lives. A dead owner's hands do nothing; a replaced one's must not."""
-
-    def __init__(self, machine: Machine, owner: int, is_current: Callable[[int], bool]) -> None:
-        self._machine = machine
-        self._owner = owner
-        self._is_current = is_current
-
-    def pools(self) -> Mapping[str, PoolView]:
-        return self._machine.views
-
-    def launch(self, worker: str, spec: WorkerSpec) -> None:
-        self._check(f"launches {worker}")
-        self._machine.submit(worker, spec, self._owner)
-        if self._machine.world.fault("word comes twice"):
-            self._machine.submit(worker, spec, self._owner)
-        self._may_die()
-
-    def send(self, peer: str, header: Header, parts: Sequence[bytes] = ()) -> None:
-        if header["type"] == "task":
-            self._check(f"sends {header['run']}/{header['key']}@{header['n']} to {peer}")
-        self._machine.send(self._owner, peer, header, parts)
-        self._may_die()
-
-    def stop(self, worker: str, *, grace_s: float) -> None:
-        self._check(f"stops {worker}")
-        self._machine.stop(worker, grace_s)
-        self._may_die()
-
-    def _check(self, what: str) -> None:
-        self._machine.world.note(f"owner {self._owner}", what)
-        if not self._is_current(self._owner):
-            raise Violation(f"owner {self._owner} {what}, although another has taken over")
-
-    def _may_die(self) -> None:
-        if self._machine.world.fault("owner dies while it acts"):
-            raise Crash
-
-
 _TROUBLES = ("raises", "raises", "permanent", "hangs", "dies")
 _INDEX = {programs.arguments(index).digest: index for index in range(64)}
 """Which call of its program a step's arguments name."""
@@ -467,4 +560,4 @@ def _answer(outcome: tuple[bool, Stored | None]) -> str:
     return outcome[1].inline.decode()
 
 
-__all__ = ["BODY", "POOLS", "UNITS", "Hands", "Machine", "Process", "flow_of"]
+__all__ = ["AWAY_S", "BODY", "POOLS", "UNITS", "Machine", "Process", "flow_of"]

@@ -20,8 +20,9 @@ from fourfold.core.times import Instant, seconds_between
 from fourfold.core.wire import plain
 from fourfold.resources.flows.crew import Settings
 from fourfold.resources.flows.loop import Loop
+from fourfold.sim.hands import Hands
 from fourfold.sim.ledger import Ledger
-from fourfold.sim.machine import POOLS, Hands, Machine
+from fourfold.sim.machine import AWAY_S, POOLS, Machine
 from fourfold.sim.world import Crash, Violation, World
 from fourfold.testing.clock import START
 from fourfold.testing.flow_store import MemoryFlowStore
@@ -186,6 +187,7 @@ class Simulation:
         self.machine = make_machine(self.world, self.ledger, self._post)
         self.owner = 0
         self.loop: Loop | None = None
+        self.machine.present = lambda: 0 if self.loop is None else self.owner  # type: ignore[method-assign]
         self._make_loop = make_loop
         self._asleep: list[tuple[int, Loop]] = []
         self._id_count = 0
@@ -313,7 +315,7 @@ class Simulation:
             control=Hands(self.machine, owner, lambda asked: asked == self.owner),
             clock=self.world.clock,
             new_id=self._new_id,
-            settings=Settings(most_bodies=MOST_BODIES, most_idle=2, idle_s=30.0, pools=POOLS),
+            settings=Settings(most_bodies=MOST_BODIES, most_idle=2, idle_s=30.0, away_s=AWAY_S, pools=POOLS),
         )
         loop.scheduler.is_firing = True
         self.loop = loop
@@ -321,6 +323,8 @@ class Simulation:
             if isinstance(wish, Watch):
                 self.world.later(0.1, wish.ask)
         self._living(lambda: loop.take_over(f"owner {owner}"))
+        if self.loop is not None:
+            self.machine.keep_only(owner, {worker.name for worker in loop.workers})
 
     def _living(self, act: Callable[[], None]) -> None:
         """Let the loop act; it may die of it."""
@@ -416,6 +420,8 @@ class Simulation:
             self.machine.all_die()
         if world.fault("pool does not answer"):
             self.machine.fail_lab(lambda arrival: self._post(self.owner, arrival))
+        if world.fault("connection is lost"):
+            self.machine.lose_a_connection()
         self._living(self.loop.turn)
 
     def _is_over(self) -> bool:

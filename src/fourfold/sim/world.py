@@ -28,6 +28,8 @@ FAULTS = {
     "all workers die": 0.002,
     "clock jumps": 0.004,
     "pool does not answer": 0.004,
+    "connection is lost": 0.01,
+    "engine starts a job twice": 0.05,
 }
 """How likely each fault is where it can happen; a seed takes each of them at 0, 1 or 3 times this."""
 

@@ -31,6 +31,8 @@ class PoolView:
     """As last heard of; their names are those that leases and records carry."""
     fault: str = ""
     """Why nothing can be started there now; "" while it can."""
+    outlives: bool = False
+    """Whether its workers go on while nobody is connected to them, and join again."""
     keeps_what_idles: bool = False
     """Whether a worker holds what it asked for also while it is idle, as a cluster's scheduler has it."""
 
@@ -46,7 +48,20 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Joined:
-    """A worker that was started has connected."""
+    """A worker that was started has connected: for the first time, or again."""
+
+    worker: str
+    life: str = ""
+    """Names its process, where its job may have been started twice."""
+    has: tuple[str, str, int] | None = None
+    """The task (run, call, attempt) that it works on or worked on last."""
+    is_done: bool = False
+    """Whether it is done with that, and keeps the result until it is wanted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Away:
+    """A worker that outlives its connection cannot be reached now."""
 
     worker: str
 
@@ -74,13 +89,14 @@ class PoolChanged:
     pool: str
 
 
-Arrival = Message | Joined | Gone | PutOff | PoolChanged
+Arrival = Message | Joined | Away | Gone | PutOff | PoolChanged
 
 
 class Control(Protocol):
     """The loop's hands. Every method returns at once, and doing it twice is doing it once.
 
-    What comes of it arrives at the loop: `Joined` when a worker connects, `Gone` when it ends (also when
+    What comes of it arrives at the loop: `Joined` when a worker connects, `Away` when one that outlives its
+    connection has lost it (then `Joined` again, or `Gone`), `Gone` when it ends (also when
     it could not be started), `PutOff` when its pool did not take it, in the order in which it happened for
     each peer.
     """

@@ -13,11 +13,12 @@ from typing import Protocol
 from fourfold.core.decide import flow as rules
 from fourfold.core.decide.place import never_fits
 from fourfold.core.decide.pools import PoolRules, choose_pool, pool_of, unknown_pool
-from fourfold.core.flows import BODY, CallKey, CallKind, CallState, Failure, Policy, StepCall
+from fourfold.core.decide.rejoin import Rejoin, Standing, rejoin
+from fourfold.core.flows import BODY, Attempt, CallKey, CallKind, CallState, Failure, Policy, StepCall
 from fourfold.core.jobs import Exit, ExitKind, Resources, UnitCapacity
 from fourfold.core.pools import PoolLoad
 from fourfold.core.ports.clock import Clock
-from fourfold.core.ports.control import Control, WorkerSpec
+from fourfold.core.ports.control import Control, Joined, WorkerSpec
 from fourfold.core.times import Instant, after, duration_text
 from fourfold.core.values import replace
 from fourfold.resources.flows import messages
@@ -36,10 +37,19 @@ class Settings:
     most_idle_in: Mapping[str, int] = field(default_factory=dict)
     """Where a pool keeps another number of idle workers than `most_idle`."""
     idle_s: float = 300.0
+    away_s: float = 300.0
+    """So long may a worker that outlives its connection be out of reach before its attempt is given up."""
     stop_grace_s: float = 2.0
     pools: PoolRules = PoolRules("local")
     body_pool: str = "local"
     """Where bodies run: on this machine, because they talk to the loop all the time."""
+
+
+AWAY_MARGIN_S = 30.0
+"""A worker that nobody has heard of ends itself within `away_s`; so much later its place is given away.
+
+It covers how late either end notices, and that what was said last may have arrived later.
+"""
 
 
 class Later(Protocol):
@@ -81,12 +91,66 @@ class Crew:
     def __repr__(self) -> str:
         return f"<Crew: {self.workers!r}>"
 
-    def joined(self, name: str) -> None:
-        """A worker that was started has connected."""
-        if (worker := self.workers.get(name)) is not None:
+    def joined(self, arrival: Joined) -> None:
+        """A worker has connected: for the first time, or again."""
+        worker = self.workers.get(arrival.worker)
+        if arrival.life:
+            self._rejoined(worker, arrival)
+        elif worker is not None:
             worker.is_joined = True
             if worker.task is not None and worker.stopping is None:
                 self._begin(worker, worker.task)
+
+    def _rejoined(self, worker: Worker | None, arrival: Joined) -> None:
+        """One that outlives its connection is told what the loop makes of what it has."""
+        name, known = arrival.worker, None
+        if worker is not None:
+            known = Standing(worker.task, worker.life, worker.may_have_begun)
+        answer, reason = rejoin(known, life=arrival.life, has=arrival.has, is_done=arrival.is_done)
+        if worker is None or answer is Rejoin.refuse:
+            self._control.send(name, {"type": "refused", "key": "", "reason": reason, "is_stale": True})
+            return
+        worker.is_joined, worker.life, worker.away_since = True, arrival.life, None
+        worker.join_count += 1
+        tells = answer is Rejoin.tell_result
+        self._control.send(name, {"type": "welcome", "tell_result": tells, "away_s": self._settings.away_s})
+        if worker.stopping is not None:
+            self._control.send(name, {"type": "exit"})
+        elif answer is Rejoin.take_task and worker.task is not None:
+            self._begin(worker, worker.task)
+
+    def away(self, name: str) -> None:
+        """A worker cannot be reached. It goes on, and ends itself after `away_s`: it is waited for."""
+        worker = self.workers.get(name)
+        if worker is None or worker.away_since is not None:
+            return
+        worker.is_joined, since = False, self._clock.now()
+        worker.away_since = since
+        patience_s = self._settings.away_s + AWAY_MARGIN_S
+
+        def over() -> None:
+            if self.workers.get(name) is worker and worker.away_since == since:
+                self._later(lambda: self._control.stop(name, grace_s=0.0))
+                reason = f"nothing was heard of it for {duration_text(patience_s)}"
+                self.gone(name, Exit(ExitKind.worker_lost, reason))
+
+        self._timers.at(after(since, patience_s), over)
+
+    def adopt(self, flow: OpenFlow, call: StepCall, attempt: Attempt) -> bool:
+        """Go on with an attempt of an earlier loop, whose worker may have outlived that; whether it may."""
+        view = self._control.pools().get(pool_of(attempt.unit)) if attempt.unit else None
+        if view is None or not view.outlives or not call.state.is_live:
+            return False
+        worker = Worker(attempt.worker, self._spec(flow, call, view.name), attempt.unit)
+        worker.may_have_begun = attempt.started_at is not None
+        task = (flow.run.id, call.key, attempt.n)
+        self.workers.add(worker)
+        self.workers.give(worker, task)
+        self.placing.lease(flow.run.id, call, attempt.unit)
+        self.away(worker.name)
+        if attempt.started_at is not None:
+            self._limit_time(flow, call.key, task, since=attempt.started_at)
+        return True
 
     def gone(self, peer: str, ended: Exit | None) -> None:
         """A worker's process has ended: what it was busy with is a loss, or what it was ended for."""
@@ -181,15 +245,7 @@ class Crew:
     def _lease(self, flow: OpenFlow, turn: Turn) -> None:
         self.placing.forget(turn.run, turn.key)
         call, run = flow.calls[turn.key], flow.run
-        is_body = call.kind is CallKind.body
-        spec = WorkerSpec(
-            "body" if is_body else "step",
-            run.python,
-            replace(run.code, module="", flow=""),  # any flow of the bundle may have it
-            Resources() if is_body else call.policy.resources,
-            run.cwd,
-            turn.pool,
-        )
+        spec = self._spec(flow, call, turn.pool)
         worker = self.workers.warm(spec)
         is_new = worker is None
         if worker is None:
@@ -203,6 +259,18 @@ class Crew:
             self._later(lambda: self._launch(name))
         elif worker.is_joined:
             self._begin(worker, task)
+
+    @staticmethod
+    def _spec(flow: OpenFlow, call: StepCall, pool: str) -> WorkerSpec:
+        run, is_body = flow.run, call.kind is CallKind.body
+        return WorkerSpec(
+            "body" if is_body else "step",
+            run.python,
+            replace(run.code, module="", flow=""),  # any flow of the bundle may have it
+            Resources() if is_body else call.policy.resources,
+            run.cwd,
+            pool,
+        )
 
     def _launch(self, name: str) -> None:
         if (worker := self.workers.get(name)) is not None:
@@ -224,10 +292,14 @@ class Crew:
         self._apply(flow, rules.Began(key, task[2]))
         self._limit_time(flow, key, task)
 
+        join_count = worker.join_count
+
         def send() -> None:
             flow = self._flows.get(task[0])
             if flow is None or worker.task != task or worker.stopping is not None:
                 return
+            if worker.join_count != join_count:
+                return  # it has joined again meanwhile, and what it is sent was decided then
             key = CallKey(task[1])
             if (attempt := flow.attempts.get(key)) is None:
                 return
@@ -237,12 +309,12 @@ class Crew:
         # A body's task keeps its place: a refusal of that worker's last word must not come after it.
         self._later(send, gives_work=key != BODY)
 
-    def _limit_time(self, flow: OpenFlow, key: CallKey, task: Task) -> None:
+    def _limit_time(self, flow: OpenFlow, key: CallKey, task: Task, *, since: Instant | None = None) -> None:
         """A step's time is counted from when it began, not from when its process was asked for."""
         if (limit_s := flow.calls[key].policy.timeout_s) is None:
             return
         reason = f"it ran longer than {duration_text(limit_s)}"
-        at = after(self._clock.now(), limit_s)
+        at = after(self._clock.now() if since is None else since, limit_s)
         self._timers.at(at, lambda: self.stop_task(task, ExitKind.over_time, reason))
 
     def idle(self, worker: Worker) -> None:

@@ -35,6 +35,7 @@ from fourfold.core.jobs import ExitKind
 from fourfold.core.ports.clock import Clock
 from fourfold.core.ports.control import (
     Arrival,
+    Away,
     Control,
     Gone,
     Joined,
@@ -117,6 +118,8 @@ class Loop:
             flow = self._open(OpenFlow.of(loaded))
             for call in list(flow.calls.values()):
                 if (attempt := flow.attempts.get(call.key)) is not None:
+                    if self.crew.adopt(flow, call, attempt):
+                        continue
                     told = "the loop was restarted; this uses up no try"
                     self._apply(flow, rules.Interrupted(call.key, attempt.n, told))
                 elif call.state is CallState.ready and call.kind is not CallKind.effect:
@@ -182,8 +185,10 @@ class Loop:
 
     def _arrived(self, arrival: Arrival) -> None:
         match arrival:
-            case Joined(name):
-                self.crew.joined(name)
+            case Joined():
+                self.crew.joined(arrival)
+            case Away(name):
+                self.crew.away(name)
             case Gone(peer, ended):
                 for watchers in self._watchers.values():
                     watchers.pop(peer, None)

@@ -54,6 +54,13 @@ class Placing:
         else:
             heapq.heappush(self._steps.setdefault(pool, []), (-priority, call.ready_at or now, *place))
 
+    def lease(self, run: str, call: StepCall, unit: str) -> None:
+        """Note what an attempt holds that is under way already."""
+        asked = call.policy.resources
+        self.leases[run, call.key] = Lease(
+            f"{run}/{call.key}", unit, asked.cpu.low, round(asked.memory_bytes.low), asked.gpu.low
+        )
+
     def release(self, run: str, key: CallKey) -> None:
         """An attempt has ended: what it held is free."""
         self.leases.pop((run, key), None)

@@ -21,6 +21,14 @@ class Worker:
     spec: WorkerSpec
     unit: str
     is_joined: bool = False
+    join_count: int = 0
+    """How often it has connected: what was to be sent on an earlier connection is not sent on this one."""
+    life: str = ""
+    """The process that joined under its name, where it outlives its connection."""
+    away_since: Instant | None = None
+    """Since when it cannot be reached, where it outlives its connection."""
+    may_have_begun: bool = False
+    """Whether an earlier loop may have sent it its task."""
     task: Task | None = None
     idle_since: Instant | None = None
     log_end: int = 0
