@@ -30,12 +30,14 @@ lock: $(UV)  ## resolve the locks anew, with hashes and without any index addres
 	  --no-header --extra dev -o locks/dev.txt pyproject.toml
 	$(UV) pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
 	  --no-header --extra examples --extra build -c locks/dev.txt -o locks/run.txt pyproject.toml
+	$(UV) pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
+	  --no-header -c locks/dev.txt -o locks/ray.txt locks/ray.in
 
 doctor: .stamps/run
 	.venv/bin/fourfold doctor
 
 clean:
-	rm -rf .boot .venv .stamps
+	rm -rf .boot .venv .stamps .peers
 
 $(UV):
 	$(PYTHON) -m pip install --quiet --disable-pip-version-check --root-user-action=ignore --target .boot "uv>=0.9,<1"

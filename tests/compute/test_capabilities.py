@@ -8,6 +8,7 @@ from pathlib import Path
 from tests.compute.test_local_engine import UNIT
 
 from fourfold.adapters.local_engine import LocalEngine
+from fourfold.adapters.ray import RayEngine, RaySettings
 from fourfold.testing.clock import MovableClock
 from fourfold.testing.engine import FakeEngine, capability_table
 
@@ -20,6 +21,7 @@ def test_the_docs_show_what_the_engines_declare(tmp_path: Path) -> None:
         {
             "`local://` with control groups": replace(local, memory_limit="enforced"),
             "`local://` without": local,
+            "`ray://`": RayEngine(RaySettings.parse("ray://head"), label="x").capabilities(),
             "`FakeEngine`": FakeEngine(MovableClock()).capabilities(),
         }
     )

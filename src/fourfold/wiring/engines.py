@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import os
+import secrets
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -53,6 +57,14 @@ class Engines:
                     price_usd_per_hour=settings.price_usd_per_hour,
                     cwd=self._home.parent,
                 )
+            case "ray":
+                from fourfold.adapters.ray import RayEngine, RaySettings
+
+                return RayEngine(
+                    RaySettings.parse(settings.engine),
+                    label=f"{self._settings.project}.{self._installation()}.{use}.{pool}",
+                    price_usd_per_hour=settings.price_usd_per_hour,
+                )
             case other:
                 raise Refused(f"pool '{pool}' has an engine that nobody answers: '{other}://'")
 
@@ -66,6 +78,23 @@ class Engines:
             price_usd_per_hour=price_usd_per_hour,
             cwd=self._home.parent,
         )
+
+    def _installation(self) -> str:
+        """What tells our jobs on a cluster from those of another project that has the same name.
+
+        Servers that share a catalog are one installation; else it is the project's folder.
+        """
+        catalog = self._settings.catalog
+        if catalog.startswith("postgresql"):
+            return hashlib.sha256(catalog.rpartition("@")[2].encode()).hexdigest()[:16]
+        path = self._home / "installation"
+        if not path.exists():
+            new = path.with_name(f"installation.{secrets.token_hex(4)}")
+            new.write_text(secrets.token_hex(8))
+            with contextlib.suppress(FileExistsError):
+                os.link(new, path)
+            new.unlink()
+        return path.read_text()
 
     def plans(self, use: str) -> tuple[PoolPlan, ...]:
         """All pools, for the loop; and one for bodies where no pool is this machine."""
