@@ -55,6 +55,7 @@ def test_events_that_were_refused_are_told_with_the_reason(age_s: float, is_well
     assert refused.way_on == f"see what refuses them; {AGAIN}"
 
 
+@pytest.mark.slow
 def test_the_doctor_asks_the_project(fourfold: Fourfold, empty: Path) -> None:
     (empty / "fourfold.toml").write_text('openlineage = "file://events.jsonl"\n')
     assert fourfold("table", "ls").code == 0

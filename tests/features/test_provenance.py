@@ -108,6 +108,7 @@ def test_an_expression_is_followed_through_the_features_that_it_reads() -> None:
     assert found["fixed"] == ()
 
 
+@pytest.mark.slow
 def test_what_is_not_said_to_act_on_a_feature_cannot_change_it() -> None:
     """Each column of the events is changed, in several ways; what does not name it stays as it was."""
 
@@ -236,6 +237,7 @@ def test_labels_that_could_not_be_followed_are_unknown_and_features_are_not(fill
     assert {f"last identity {SOURCE}#delay", "last unknown table:labels@0#"} <= told(found, "last")
 
 
+@pytest.mark.slow
 def test_a_version_as_it_was_read_is_known_to_be_the_labels(filled: Store) -> None:
     filled.storage.append("labels", LABELS.rename_columns(["origin", "at", "hour", "late"]))
     rows = Table("labels", storage=filled.storage).version(0).read(where=[("late", "==", 1)])
@@ -281,6 +283,7 @@ def test_in_a_step_the_step_is_named_and_the_same_set_again_adds_nothing(filled:
 # Predictions
 
 
+@pytest.mark.slow
 def test_predictions_over_features_come_from_the_columns_of_both(
     filled: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:

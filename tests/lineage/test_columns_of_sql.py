@@ -431,3 +431,50 @@ def test_changing_a_column_changes_only_what_it_is_said_to_act_on(query: tuple[s
 def test_no_literal_of_a_query_is_kept(sql: str) -> None:
     assert "Ada" not in without_literals(sql)
     assert without_literals("select a::decimal(10, 2) from t") == "SELECT CAST(a AS DECIMAL(10, 2)) FROM t"
+
+
+# Views
+
+
+INNER = (
+    "select a, b + 1 as x, c from t where d > 3",
+    "select a, max(b) as x, count(*) as c from t group by a having min(d) > 1",
+    "select t.a, u.e as x, hash(t.b) as c from t left join u on t.a = u.a order by t.d limit 3",
+    "select distinct a, x, c from (select a, sum(b) over (partition by c order by d) as x, c from t)",
+    "select a, b as x, d as c from t union select a, e, e from u",
+)
+OUTER = (
+    "select * from {v}",
+    "select v.x as y, u.e from {v} as v join u on v.a = u.a where v.c <> 0",
+    "with u as (select x as a, c as e from {v}) select p.a + q.e as z from u p, u q where p.e = q.a",
+    "select a, sum(x) as s, case when min(c) > 1 then 1 end as m from {v} group by all",
+    "select (select max(x) from {v} where v.a = t.a) as m, t.b from t",
+    "select a from {v} except select a from u",
+)
+
+
+@pytest.mark.parametrize("outer", OUTER)
+@pytest.mark.parametrize("inner", INNER)
+def test_a_view_is_followed_as_if_its_query_stood_in_its_place(inner: str, outer: str) -> None:
+    tables = {"t": ["a", "b", "c", "d"], "u": ["a", "e"]}
+    view = columns_of_sql(inner, tables)
+    assert isinstance(view, QueryColumns)
+    named = '"query~1"' if " as v" in outer else '"query~1" as v'
+    over = columns_of_sql(outer.format(v=named), tables, views={"query~1": view})
+    # a name of its own for what the inner query reads, which the outer one may hide
+    aside = inner.replace(" u ", " u2 ").replace(" u on", " u2 on").replace("u.", "u2.")
+    aside = aside + "2" if aside.endswith(" from u") else aside
+    placed = f"({aside})" if " as v" in outer else f"({aside}) as v"
+    inlined = columns_of_sql(outer.format(v=placed), {**tables, "u2": tables["u"]})
+    assert isinstance(over, QueryColumns), over
+    assert isinstance(inlined, QueryColumns), inlined
+    assert _words(over) == _words(inlined)
+
+
+def _words(found: QueryColumns) -> list[tuple[str, set[str]]]:
+    """The columns and rows with what acts on them; `u2` is `u`."""
+    parts = [*((each.name, each.influences) for each in found.outputs), ("*", found.rows)]
+    return [
+        (name, {f"{e.input.removesuffix('2')}.{e.column} {e.how} {e.is_masked}" for e in acting})
+        for name, acting in parts
+    ]

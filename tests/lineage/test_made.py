@@ -236,6 +236,7 @@ def test_a_relation_made_of_a_query_is_followed_through_it(
     assert not {"80", "'b'"} & set(kept.sql.split())
 
 
+@pytest.mark.slow
 def test_a_relation_keeps_what_a_name_of_its_query_stood_for(
     opened: Storage, catalog_service: CatalogService
 ) -> None:
@@ -292,6 +293,7 @@ def test_what_can_be_no_view_is_asked_all_the_same(opened: Storage, sql: str) ->
     assert found.fetchall() == wanted.fetchall()
 
 
+@pytest.mark.slow
 def test_rows_of_a_version_that_are_written_as_they_were_read_come_from_it(
     flights: Table, storage: Storage, catalog_service: CatalogService
 ) -> None:
