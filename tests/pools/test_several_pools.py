@@ -82,7 +82,7 @@ def run(project: Project, rules: PoolRules, asks: str = "") -> tuple[int, dict[s
     module = project.module("reports", SOURCE.format(asks=asks))
     with closing(service(project, rules)) as flows:
         project.flows = flows
-        _swap(project)
+        swap(project)
         submitted = module.report.submit(n=4)
         ended = flows.wait(submitted.id, timeout_s=60)
         assert ended.state == "succeeded", ended.reason
@@ -91,7 +91,7 @@ def run(project: Project, rules: PoolRules, asks: str = "") -> tuple[int, dict[s
         return codec.decode(flows.result(submitted.id)), units(project, submitted.id)
 
 
-def _swap(project: Project) -> None:
+def swap(project: Project) -> None:
     from types import SimpleNamespace
     from typing import Any
 
@@ -115,7 +115,7 @@ def test_configuration_alone_moves_steps_and_the_result_is_the_same(project: Pro
 def test_a_pool_that_is_not_there_is_refused_before_anything_runs(project: Project) -> None:
     module = project.module("reports", SOURCE.format(asks='pool="lap"'))
     with closing(service(project, PoolRules("local"))) as project.flows:
-        _swap(project)
+        swap(project)
         with pytest.raises(Refused, match=r"step 'total' of flow 'report' asks for pool 'lap'.*'lab'"):
             module.report.submit()
         assert project.flows.list() == ()
@@ -130,7 +130,7 @@ def test_a_pool_that_is_down_stops_no_other_and_its_steps_go_on_when_it_is_back(
     switch.is_down = True
     with closing(service(project, PoolRules("local"), switch)) as flows:
         project.flows = flows
-        _swap(project)
+        swap(project)
         submitted = module.report.submit()
         seen = threading.Event()
 
@@ -164,7 +164,7 @@ def test_output_is_read_from_the_pool_where_a_step_ran(project: Project) -> None
     )
     with closing(service(project, PoolRules("local"))) as flows:
         project.flows = flows
-        _swap(project)
+        swap(project)
         submitted = module.talk.submit()
         flows.wait(submitted.id, timeout_s=60)
         assert flows.logs(submitted.id, call="say#0").text == "from the lab\n"

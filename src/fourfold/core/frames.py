@@ -45,6 +45,11 @@ class Frames:
     def __init__(self) -> None:
         self._buffer = bytearray()
 
+    @property
+    def waiting_bytes(self) -> int:
+        """How much has come of a frame that is not complete."""
+        return len(self._buffer)
+
     def feed(self, data: bytes) -> list[tuple[Header, list[bytes]]]:
         """Take bytes as they come and return the frames that are complete now."""
         self._buffer += data

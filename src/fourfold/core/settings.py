@@ -26,6 +26,7 @@ ADDRESSES: Mapping[str, tuple[str, ...]] = {
 """Which schemes each part's address may have in this release."""
 
 ENVIRONMENT_PREFIX = "FOURFOLD_"
+LEAST_AWAY_S = 30.0
 _POOL = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,62}")
 _BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 NOT_SETTINGS = frozenset({"HOME", "URL", "TOKEN", "PROJECT", "DEBUG", "OPENLINEAGE_TOKEN"})
@@ -82,6 +83,19 @@ class FlowSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class ControlSettings:
+    """How workers on other machines reach the process that owns the loop."""
+
+    listen: str = ""
+    """`host:port` where it listens for them, `:port` on this machine only; empty: nowhere."""
+    address: str = ""
+    """`host:port` as they are told it, where that is another than `listen`: a name, or a port that is
+    passed on."""
+    away_s: float = 300.0
+    """So long they work on without hearing of it, and it waits for them."""
+
+
+@dataclass(frozen=True, slots=True)
 class BufferSettings:
     """How long inserted rows wait before they are brought to their table, and how many may wait."""
 
@@ -109,8 +123,8 @@ class Settings:
     ...
     fourfold.core.errors.Refused: setting 'catalogue' is not known
       did you mean 'catalog'?
-      settings: buffer, catalog, environment, exports, flows, online, openlineage, pools, project, server, \
-storage, tables
+      settings: buffer, catalog, control, environment, exports, flows, online, openlineage, pools, project, \
+server, storage, tables
     """
 
     project: str = "default"
@@ -128,6 +142,7 @@ storage, tables
     environment: EnvironmentSettings = EnvironmentSettings()
     flows: FlowSettings = FlowSettings()
     buffer: BufferSettings = BufferSettings()
+    control: ControlSettings = ControlSettings()
 
     @classmethod
     def parse(cls, given: Mapping[str, Any], environ: Mapping[str, str]) -> Settings:
@@ -138,6 +153,7 @@ storage, tables
             "environment": EnvironmentSettings,
             "flows": FlowSettings,
             "buffer": BufferSettings,
+            "control": ControlSettings,
         }
         values: dict[str, Any] = {}
         known = {each.name for each in fields(cls)}
@@ -172,6 +188,12 @@ storage, tables
         if not parsed.pools:
             raise Refused("setting 'pools' names no pool", ways_on=['add [pools.local] engine = "local://"'])
         parsed.check_pools()
+        for key in ("listen", "address"):
+            host_and_port(getattr(parsed.control, key), f"control.{key}")
+        if parsed.control.away_s < LEAST_AWAY_S:
+            raise Refused(
+                f"setting 'control.away_s' is {parsed.control.away_s:g}; it is {LEAST_AWAY_S:g} at least"
+            )
         for each in fields(BufferSettings):
             if getattr(parsed.buffer, each.name) <= 0:
                 raise Refused(f"setting 'buffer.{each.name}' is not above 0")
@@ -207,6 +229,23 @@ storage, tables
                 )
 
 
+def host_and_port(text: str, setting: str) -> tuple[str, int]:
+    """An address of two parts; without a host this machine.
+
+    >>> host_and_port("0.0.0.0:4141", "control.listen"), host_and_port(":4141", "control.listen")
+    (('0.0.0.0', 4141), ('127.0.0.1', 4141))
+    """
+    if not text:
+        return "", 0
+    host, colon, port = text.rpartition(":")
+    if not colon or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise Refused(
+            f"setting '{setting}' is {text!r}, which is no host and port",
+            ways_on=["write host:port, or :port for this machine only"],
+        )
+    return host.strip("[]") or "127.0.0.1", int(port)
+
+
 def check_address(part: str, address: str, *, setting: str = "") -> None:
     """Refuse an address whose scheme no adapter of this release answers."""
     if not address:
@@ -233,7 +272,7 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
         if head == "pools" and "_" in rest:
             pool, _, key = rest.partition("_")
             tree.setdefault("pools", {}).setdefault(pool, {})[key] = value
-        elif head in {"server", "environment", "flows", "buffer", "exports"} and rest:
+        elif head in {"server", "environment", "flows", "buffer", "exports", "control"} and rest:
             tree.setdefault(head, {})[rest] = value
         elif name.lower() in {"project", "catalog", "storage", "tables", "online", "openlineage"}:
             tree[name.lower()] = value

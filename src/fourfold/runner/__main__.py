@@ -1,6 +1,9 @@
 """What every engine starts: connects to the control socket, carries out what it is sent, dies with it.
 
 FOURFOLD_CONTROL=<socket> FOURFOLD_WORKER_TOKEN=<token> python -m fourfold.runner
+
+With `tls://host:port` in the socket's place it is on another machine than the owner, and outlives the
+connection (see `far.py`).
 """
 
 from __future__ import annotations
@@ -10,12 +13,20 @@ import select
 import signal
 import sys
 import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from fourfold.core.errors import FourfoldError
 from fourfold.resources.flows.connection import PROTOCOL, Closed, Connection
 
+if TYPE_CHECKING:
+    from fourfold.core.frames import Header
+    from fourfold.runner.work import Worker
+
 
 def main() -> int:
+    if os.environ["FOURFOLD_CONTROL"].startswith("tls://"):
+        return _far()
     path, token = os.environ["FOURFOLD_CONTROL"], os.environ.pop("FOURFOLD_WORKER_TOKEN")
     try:
         connection = Connection(path)
@@ -31,24 +42,51 @@ def main() -> int:
     from fourfold.runner.work import Worker
 
     worker = Worker(connection)
-    sys.stdout = open(1, "w", buffering=1, closefd=False)  # noqa: SIM115 - a log is read while it grows
     try:
-        while True:
-            received = connection.receive()
-            assert received is not None
-            header, parts = received
-            match header["type"]:
-                case "task":
-                    worker.perform(header, parts)
-                case "ahead":
-                    worker.expect(header, parts)
-                case "exit":
-                    return 0
-                case _:
-                    pass  # words about a task that is over
+        _work(worker, connection.receive)
     except (Closed, Replaced):
         _end()
     return 0
+
+
+def _far() -> int:
+    """The same on another machine than the owner's."""
+    from fourfold.runner.far import FarConnection, end_all
+
+    environ = os.environ
+    host, _, port = environ["FOURFOLD_CONTROL"].removeprefix("tls://").rpartition(":")
+    connection = FarConnection(
+        (host.strip("[]"), int(port)),
+        worker=environ["FOURFOLD_WORKER_NAME"],
+        token=environ.pop("FOURFOLD_WORKER_TOKEN"),
+        certificate=environ["FOURFOLD_OWNER_CERTIFICATE"],
+        away_s=float(environ["FOURFOLD_WORKER_AWAY_S"]),
+        end=end_all,
+    )
+    from fourfold.runner.work import Worker
+
+    _work(Worker(connection, fetch=connection.code), connection.receive)
+    return 0
+
+
+def _work(worker: Worker, receive: Callable[[], tuple[Header, list[bytes]] | None]) -> None:
+    """Carry out what comes, until the word to end."""
+    sys.stdout = open(1, "w", buffering=1, closefd=False)  # noqa: SIM115 - a log is read while it grows
+    while True:
+        received = receive()
+        assert received is not None
+        header, parts = received
+        match header["type"]:
+            case "task":
+                worker.perform(header, parts)
+            case "ahead":
+                worker.expect(header, parts)
+            case "welcome":
+                worker.forget_ahead()
+            case "exit":
+                return
+            case _:
+                pass  # words about a task that is over
 
 
 def _die_with(connection: Connection) -> None:

@@ -8,7 +8,8 @@ import os
 import stat
 import sys
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from fourfold.core import context
 from fourfold.core.context import Executing, Ref
@@ -20,8 +21,12 @@ from fourfold.resources.flows import body as bodies
 from fourfold.resources.flows import calls, codec, values
 from fourfold.resources.flows.api import Flow, Step
 from fourfold.resources.flows.connection import Connection
+from fourfold.runner import code_cache
 from fourfold.runner.durable import DurableBody, failure_of, refs_out
 from fourfold.runner.meter import Meter
+
+if TYPE_CHECKING:
+    from fourfold.runner.far import FarConnection
 
 
 class StepAmbient:
@@ -47,10 +52,14 @@ class StepAmbient:
 class Worker:
     """Performs the tasks that the loop sends over its connection."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(
+        self, connection: Connection | FarConnection, *, fetch: Callable[[str], bytes] | None = None
+    ) -> None:
+        """`fetch` gives the bundle of code with a digest, where the owner's folder may not be seen."""
         self._connection = connection
+        self._fetch = fetch
         self._meter = Meter(counted_flops)
-        self._code = ""
+        self._code = self._wanted = ""
         self._functions: dict[tuple[str, str], Callable[..., Any]] = {}
         self._cwd = os.getcwd()
         self._ahead: list[values.Frame] = []
@@ -58,6 +67,10 @@ class Worker:
     def expect(self, header: Header, parts: list[bytes]) -> None:
         """Keep what the next task needs."""
         self._ahead += values.ahead_items(header, parts)
+
+    def forget_ahead(self) -> None:
+        """A connection begins: what went ahead on an earlier one is sent again."""
+        self._ahead.clear()
 
     def perform(self, task: Header, parts: list[bytes]) -> None:
         """Carry one task out and report how it ended."""
@@ -112,6 +125,7 @@ class Worker:
         module = importlib.import_module(task["module"])
         flow = getattr(module, task["qualname"])
         assert isinstance(flow, Flow), "a run is made from a flow"
+        assert isinstance(self._connection, Connection), "bodies run beside the loop"
         body = DurableBody(self._connection, executing, ahead, _blobs)
         arguments = params.read(flow, task["params"], at=Instant(task["at"]))
         with bodies.running(body), context.within(body.ambient):
@@ -154,6 +168,10 @@ class Worker:
         return found
 
     def _use_code(self, path: str) -> None:
+        if path != self._wanted and self._fetch is not None and not os.path.isdir(path):
+            self._wanted, path = path, str(code_cache.fetched(Path(path).name, self._fetch))
+        elif path == self._wanted:
+            return
         if path != self._code:
             assert not self._code, "a worker holds one bundle of code for its life"
             sys.path.insert(0, path)

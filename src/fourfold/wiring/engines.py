@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fourfold.core.errors import Refused
-from fourfold.core.settings import PoolSettings, Settings
+from fourfold.core.settings import PoolSettings, Settings, host_and_port
+from fourfold.resources.flows.owner import Far
 from fourfold.resources.pools.pool import PoolPlan
 
 if TYPE_CHECKING:
@@ -30,6 +31,15 @@ class Engines:
         self._settings = settings
         self._home = home
         self._unit = unit
+
+    @property
+    def far(self) -> Far | None:
+        """Where workers on other machines come in, if anywhere."""
+        control = self._settings.control
+        if not control.listen:
+            return None
+        host, port = host_and_port(control.listen, "control.listen")
+        return Far(host, port, control.address or f"{host}:{port}", control.away_s)
 
     @property
     def local_pools(self) -> tuple[str, ...]:
@@ -110,6 +120,7 @@ class Engines:
                 is_default=name == default,
                 most_units=settings.most_units,
                 is_for_steps=name in self._settings.pools,
+                outlives=self.far is not None and _scheme(settings) != "local",
             )
 
         return tuple(plan(name) for name in dict.fromkeys((*self._settings.pools, self.body_pool)))

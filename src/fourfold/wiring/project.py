@@ -300,6 +300,7 @@ class Project:
             resolve=self.current_version,
             lineage_events=self.lineage_events,
             owning=lambda: self.host_door.open(),
+            far=self.engines.far,
             settings=LoopSettings(
                 most_bodies=self.settings.flows.bodies,
                 most_idle_in=self.engines.most_warm(),
@@ -309,6 +310,7 @@ class Project:
                     tuple(self.settings.flows.pools.items()),
                 ),
                 body_pool=self.engines.body_pool,
+                away_s=self.settings.control.away_s,
             ),
         )
 

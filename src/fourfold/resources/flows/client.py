@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from fourfold.core.errors import Conflict, Defect, Unavailable, from_code
+from fourfold.core.errors import Conflict, Defect, Refused, Unavailable, from_code
 from fourfold.core.ports.flow_store import Fenced
 from fourfold.resources.flows.connection import PROTOCOL, Closed, Connection, socket_path
 from fourfold.resources.flows.owner import Lock, Owner
@@ -158,6 +158,11 @@ def _ask(connection: Connection, header: dict[str, Any]) -> dict[str, Any]:
         received = connection.receive()
         assert received is not None
         answer, _ = received
+        if answer["type"] == "refused":
+            raise Refused(
+                f"the owner of this project's flows refused us: {answer['reason']}",
+                ways_on=["let all processes of the project run the same version of Fourfold"],
+            )
         if answer["type"] != "reply":
             continue
         if (told := answer.get("error")) is not None:

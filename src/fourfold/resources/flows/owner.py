@@ -14,22 +14,39 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
+from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fourfold.core.flows import Code
 from fourfold.core.ports.clock import Clock
-from fourfold.core.ports.control import Arrival, Gone, Joined, PoolView, PutOff, WorkerSpec
+from fourfold.core.ports.control import Arrival, Away, Gone, Joined, Message, PoolView, PutOff, WorkerSpec
 from fourfold.core.ports.engine import Launch
 from fourfold.core.ports.flow_store import FlowStore
 from fourfold.core.settings import ENVIRONMENT_PREFIX, NOT_SETTINGS
 from fourfold.core.times import seconds_between
-from fourfold.resources.flows.connection import socket_path
+from fourfold.resources.flows import secure
+from fourfold.resources.flows.certificate import identity, secret
+from fourfold.resources.flows.connection import private_folder, socket_path
 from fourfold.resources.flows.crew import Settings
 from fourfold.resources.flows.loop import Loop, Resolve
-from fourfold.resources.flows.peers import Peers
+from fourfold.resources.flows.peers import FarDoor, Peers
 from fourfold.resources.pools.pool import OPEN_WITHIN_S, Pool, PoolPlan
+
+
+@dataclass(frozen=True, slots=True)
+class Far:
+    """Where workers on other machines reach us."""
+
+    host: str
+    port: int
+    address: str
+    """`host:port` as they are told it."""
+    away_s: float = 300.0
+    """So long they wait for an owner before they end themselves."""
+
 
 CodeFolder = Callable[[Any], Path]
 """Makes sure that a run's code is unpacked here, and tells where."""
@@ -89,12 +106,18 @@ class Owner:
         step_code: Callable[[Any, str], str] | None = None,
         settings: Settings | None = None,
         is_firing: bool = False,
+        far: Far | None = None,
+        bundle: Callable[[Code], bytes] | None = None,
     ) -> None:
+        """`far` says how workers on other machines come in, `bundle` gives them their code."""
         self._home = home
         self._clock = clock
         self._code_folder = code_folder
         self._lock = lock
         self._at: dict[str, Pool] = {}
+        self._codes: dict[str, Code] = {}
+        self._far, self._bundle, self._door = far, bundle, _door(home, far)
+        self._beside = ThreadPoolExecutor(2, thread_name_prefix="fourfold-code")
         self._is_stopping = False
         self.fault: BaseException | None = None
         """Why the loop ended, when it was not asked to."""
@@ -113,9 +136,9 @@ class Owner:
         )
         self.loop.scheduler.is_firing = is_firing
         self._wake_in, self._wake_out = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        self._arrived: deque[Arrival] = deque()
+        self._arrived: deque[Arrival | Callable[[], None]] = deque()
         self._pools = {plan.name: Pool(plan, self._reported) for plan in pools}
-        self.peers = Peers(self.loop.post, joined=self._joined, left=self._left)
+        self.peers = Peers(self._heard, joined=self._joined, left=self._left)
         self._thread = threading.Thread(target=self._run, name="fourfold-loop", daemon=True)
         self._ready = threading.Event()
 
@@ -146,9 +169,12 @@ class Owner:
 
     def _run(self) -> None:
         try:
-            self._open_pools()
+            self._open_pools([pool for pool in self._pools.values() if not pool.plan.outlives], ())
             self.loop.take_over(f"{socket.gethostname()}/{os.getpid()}")
+            self._go_on_with_workers()
             self.peers.listen(socket_path(self._home))
+            if self._door is not None:
+                self.peers.listen_far(self._door)
             self.peers.wakes_with(self._wake_in)
             self._ready.set()
             while not self._is_stopping:
@@ -159,13 +185,21 @@ class Owner:
             self._ready.set()
             self._close()
 
-    def _open_pools(self) -> None:
-        """Open all pools at once; those that take long join when they can."""
-        opening: list[Future[None]] = [pool.open() for pool in self._pools.values()]
+    def _open_pools(self, pools: Sequence[Pool], keep: Collection[str]) -> None:
+        """Open pools at once, and end what is there but for `keep`; the slow ones join when they can."""
+        opening: list[Future[None]] = [pool.open(keep) for pool in pools]
         deadline = time.monotonic() + OPEN_WITHIN_S
         for each in opening:
             with contextlib.suppress(TimeoutError):
                 each.result(max(0.0, deadline - time.monotonic()))
+
+    def _go_on_with_workers(self) -> None:
+        """Workers that outlived the last owner are known again; what else it left on other machines ends."""
+        kept = {worker.name: worker for worker in self.loop.workers}
+        for name, worker in kept.items():
+            self._at[name], self._codes[name] = self._pools[worker.spec.pool], worker.spec.code
+            self._at[name].left(name)
+        self._open_pools([pool for pool in self._pools.values() if pool.plan.outlives], tuple(kept))
 
     def _once(self) -> None:
         self.loop.turn()
@@ -182,8 +216,10 @@ class Owner:
 
     def _close(self) -> None:
         self.peers.close()
+        busy = tuple(worker.name for worker in self.loop.workers if worker.task is not None)
         for pool in self._pools.values():
-            pool.close()
+            pool.close(keep=busy if pool.plan.outlives else ())  # the next owner goes on with these
+        self._beside.shutdown(wait=False, cancel_futures=True)
         for end in (self._wake_in, self._wake_out):
             os.close(end)
         self._lock.release()
@@ -199,7 +235,8 @@ class Owner:
 
     def launch(self, worker: str, spec: WorkerSpec) -> None:
         self._at[worker] = pool = self._pools[spec.pool]
-        token = self.peers.expect(worker)
+        self._codes[worker] = spec.code
+        ways_in = self._ways_in(worker, is_far=pool.plan.outlives)
 
         def make() -> Launch:
             return Launch(
@@ -208,8 +245,7 @@ class Owner:
                 env={
                     **_passed_on(os.environ),
                     "FOURFOLD_HOME": str(self._home),
-                    "FOURFOLD_CONTROL": str(socket_path(self._home)),
-                    "FOURFOLD_WORKER_TOKEN": token,
+                    **ways_in,
                     "FOURFOLD_CODE": str(self._code_folder(spec.code)),
                     "PYTHONHASHSEED": "0",  # a body that loops over a set makes the same calls again
                 },
@@ -218,6 +254,21 @@ class Owner:
             )
 
         pool.launch(worker, make)
+
+    def _ways_in(self, worker: str, *, is_far: bool) -> dict[str, str]:
+        """What a worker needs to find us, and to show who it is."""
+        if not is_far or self._door is None or self._far is None:
+            return {
+                "FOURFOLD_CONTROL": str(socket_path(self._home)),
+                "FOURFOLD_WORKER_TOKEN": self.peers.expect(worker),
+            }
+        return {
+            "FOURFOLD_CONTROL": f"tls://{self._far.address}",
+            "FOURFOLD_WORKER_NAME": worker,
+            "FOURFOLD_WORKER_TOKEN": secure.token_of(self._door.secret, worker),
+            "FOURFOLD_WORKER_AWAY_S": f"{self._far.away_s:g}",
+            "FOURFOLD_OWNER_CERTIFICATE": self._door.fingerprint,
+        }
 
     def send(self, peer: str, header: dict[str, Any], parts: Sequence[bytes] = ()) -> None:
         self.peers.send(peer, header, parts)
@@ -229,15 +280,32 @@ class Owner:
 
     # What happens to peers and pools
 
-    def _joined(self, worker: str) -> None:
-        if (pool := self._at.get(worker)) is not None:
-            pool.joined(worker)
-        self.loop.post(Joined(worker))
+    def _heard(self, message: Message) -> None:
+        """A frame from a peer: for the loop, unless a worker asks for its code."""
+        if message.header["type"] == "code" and message.peer in self._codes and self._bundle is not None:
+            self._beside.submit(self._tell_code, message.peer, self._codes[message.peer], self._bundle)
+        else:
+            self.loop.post(message)
 
-    def _left(self, peer: str, *, is_worker: bool) -> None:
+    def _tell_code(self, worker: str, code: Code, bundle: Callable[[Code], bytes]) -> None:
+        with contextlib.suppress(Exception):  # it asks again
+            data = bundle(code)
+            self._arrived.append(lambda: self.peers.send(worker, {"type": "code"}, [data]))
+            self._wake()
+
+    def _joined(self, joined: Joined) -> None:
+        if (pool := self._at.get(joined.worker)) is not None:
+            pool.joined(joined.worker)
+        self.loop.post(joined)
+
+    def _left(self, peer: str, *, is_worker: bool, is_far: bool) -> None:
         """A connection has ended. Of a worker, its engine says how its process did."""
         if not is_worker:
             self.loop.post(Gone(peer))
+        elif is_far:  # it goes on, and comes back, unless its engine says that it has ended
+            if (pool := self._at.get(peer)) is not None:
+                pool.left(peer)
+            self.loop.post(Away(peer))
         elif (pool := self._at.get(peer)) is not None:
             pool.find_out(peer)
 
@@ -249,13 +317,27 @@ class Owner:
     def _take_arrived(self) -> None:
         while self._arrived:
             arrival = self._arrived.popleft()
+            if callable(arrival):
+                arrival()
+                continue
             match arrival:
                 case Gone(peer, _) | PutOff(peer, _):
                     self._at.pop(peer, None)
+                    self._codes.pop(peer, None)
                     self.peers.forget(peer)
                 case _:
                     pass
             self.loop.post(arrival)
+
+
+def _door(home: Path, far: Far | None) -> FarDoor | None:
+    """The way in for workers on other machines; its key and secret outlive this process, as they do."""
+    if far is None:
+        return None
+    folder = home / "control"
+    private_folder(folder)
+    certificate, fingerprint = identity(folder)
+    return FarDoor(far.host, far.port, secure.server_context(certificate), fingerprint, secret(folder))
 
 
 def _passed_on(environ: Mapping[str, str]) -> dict[str, str]:

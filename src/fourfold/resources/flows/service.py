@@ -51,7 +51,7 @@ from fourfold.resources.flows.client import Client
 from fourfold.resources.flows.crew import Settings
 from fourfold.resources.flows.loop import Resolve
 from fourfold.resources.flows.openlineage.service import LineageEvents
-from fourfold.resources.flows.owner import Lock, Owner
+from fourfold.resources.flows.owner import Far, Lock, Owner
 from fourfold.resources.flows.tables import FlowTables
 from fourfold.resources.pools.pool import PoolPlan
 
@@ -88,10 +88,11 @@ class FlowService:
         settings: Settings | None = None,
         lineage_events: LineageEvents | None = None,
         owning: Callable[[], None] = lambda: None,
+        far: Far | None = None,
     ) -> None:
         """`pools` is asked when this process first needs them. Their engines must be the loop's own, because
         the owner ends everything that an earlier life of it left running there. `owning` is called when this
-        process becomes the owner."""
+        process becomes the owner; `far` says where it listens for workers on other machines."""
         self._home = home.absolute()
         self._blobs = blobs
         self._clock = clock
@@ -122,6 +123,8 @@ class FlowService:
                 step_code=self._step_code,
                 settings=settings,
                 is_firing=is_firing,
+                far=far,
+                bundle=lambda code: blobs.get(Digest(code.blob)),
             )
 
         self._client = Client(self._home, make_owner)

@@ -51,6 +51,8 @@ class PoolPlan:
     most_units: int = 0
     """So many of its units are used at most, the cheapest first; 0 is all of them."""
     is_for_steps: bool = True
+    outlives: bool = False
+    """Whether its workers outlive their connection and the loop's process, and join again."""
 
     def units(self, offers: Sequence[Offer]) -> tuple[UnitCapacity, ...]:
         """What of an engine's offers the pool takes, by names of its own."""
@@ -75,11 +77,12 @@ class Pool:
         self._beside = ThreadPoolExecutor(4, thread_name_prefix=f"fourfold-pool-{plan.name}-stop")
         self._submits: dict[str, Future[None]] = {}
         self._launched: dict[str, float | None] = {}
+        self._left: set[str] = set()
         self._look: Future[None] | None = None
         self._looked_at = self._refreshed_at = 0.0
         self._changing = threading.Lock()
-        self._is_closed = False
-        self.view = PoolView(plan.name, fault="its engine has not answered yet")
+        self._keep: tuple[str, ...] = ()
+        self.view = PoolView(plan.name, fault="its engine has not answered yet", outlives=plan.outlives)
 
     def __repr__(self) -> str:
         state = self.view.fault or f"{len(self.view.units)} units"
@@ -87,8 +90,9 @@ class Pool:
 
     # For the loop's thread: all of these return at once.
 
-    def open(self) -> Future[None]:
-        """Begin to open the engine."""
+    def open(self, keep: Collection[str] = ()) -> Future[None]:
+        """Begin to open the engine, and to end what is left there but for `keep`."""
+        self._keep = tuple(keep)
         return self._in_turn.submit(self._refresh)
 
     def launch(self, worker: str, make: Callable[[], Launch]) -> None:
@@ -98,6 +102,11 @@ class Pool:
     def joined(self, worker: str) -> None:
         """A worker has connected: it is looked after by its connection now."""
         self._launched.pop(worker, None)
+        self._left.discard(worker)
+
+    def left(self, worker: str) -> None:
+        """One that outlives its connection has lost it: its engine is asked until it is back, or ended."""
+        self._left.add(worker)
 
     def stop(self, worker: str, grace_s: float, told: Callable[[], bool]) -> None:
         """End a worker and all it started; `told` says whether its end is heard of in another way."""
@@ -110,7 +119,7 @@ class Pool:
     def look(self) -> None:
         """Ask the engine about what is due: workers that have not connected, its units, its return."""
         now = time.monotonic()
-        is_due = bool(self._launched) and now - self._looked_at >= LOOK_S
+        is_due = bool(self._launched or self._left) and now - self._looked_at >= LOOK_S
         every_s = RETRY_S if self.view.fault else REFRESH_S
         if not is_due and now - self._refreshed_at < every_s:
             return
@@ -120,11 +129,10 @@ class Pool:
     @property
     def looks_within_s(self) -> float:
         """How long the loop may sleep before `look` is due again."""
-        return LOOK_S if self._launched else RETRY_S if self.view.fault else REFRESH_S
+        return LOOK_S if self._launched or self._left else RETRY_S if self.view.fault else REFRESH_S
 
     def close(self, keep: Collection[str] = ()) -> None:
         """End what runs here but for `keep`, and let the engine go. Waits for what is under way, bounded."""
-        self._is_closed = True
         self._in_turn.shutdown(wait=False, cancel_futures=True)
         self._beside.shutdown(wait=False, cancel_futures=True)
         closing = threading.Thread(target=self._close, args=(keep,), daemon=True)
@@ -139,7 +147,7 @@ class Pool:
         try:
             if self._engine is None:
                 engine = self.plan.open()
-                engine.reap(())  # what an earlier owner left running must not run twice
+                engine.reap(self._keep)  # what an earlier owner left running must not run twice
                 self._engine = engine
             able = self._engine.capabilities()
             offers = self._engine.offers(Resources())
@@ -196,6 +204,7 @@ class Pool:
 
     def _gone(self, worker: str, ended: Exit) -> None:
         self._launched.pop(worker, None)
+        self._left.discard(worker)
         self._submits.pop(worker, None)
         self._report(Gone(worker, ended))
 
@@ -203,15 +212,22 @@ class Pool:
         now = self._looked_at = time.monotonic()
         if now - self._refreshed_at >= (RETRY_S if self.view.fault else REFRESH_S):
             self._refresh()
-        if not self._launched or self._engine is None:
+        asked = [*self._launched, *self._left]
+        if not asked or self._engine is None:
             return
         try:
-            found = self._engine.status(list(self._launched))
+            found = self._engine.status(asked)
         except Exception as error:  # it cannot be asked now: who waits, waits
             self._see(fault=_text(error))
             return
         for worker, status in found.items():
-            self._look_after(worker, status, now)
+            if worker in self._left:
+                # An engine that has forgotten it says nothing of its end: the loop waits for it as long as
+                # it waits itself.
+                if status.phase is Phase.ended:
+                    self._gone(worker, status.exit or Exit(ExitKind.worker_lost, "its process ended"))
+            else:
+                self._look_after(worker, status, now)
 
     def _look_after(self, worker: str, status: JobStatus, now: float) -> None:
         """A worker that ends, or takes too long, before it ever connects."""

@@ -1,0 +1,94 @@
+"""An engine whose jobs outlive their control process, and do not see its files: what a cluster is to us."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+from fourfold.core.jobs import Exit, ExitKind, Resources, Usage
+from fourfold.core.ports.engine import Capabilities, JobStatus, Launch, LogChunk, Offer, Phase
+
+
+class Detached:
+    """Starts processes in sessions of their own; several objects over one `jobs` are one engine's lives."""
+
+    def __init__(self, folder: Path, jobs: dict[str, subprocess.Popen[bytes]]) -> None:
+        folder.mkdir(exist_ok=True)
+        self._folder = folder
+        self._jobs = jobs
+        self._lock = threading.Lock()
+
+    def capabilities(self) -> Capabilities:
+        return Capabilities(
+            services=False,
+            memory_limit="none",
+            time_limit=False,
+            gpus=False,
+            survives_control_restart=True,
+            shares_files=False,
+        )
+
+    def offers(self, request: Resources) -> tuple[Offer, ...]:
+        return (Offer("node1", 2, 4 << 30),)
+
+    def submit(self, launch: Launch) -> None:
+        with self._lock:
+            if launch.key in self._jobs:
+                return
+            env = {"PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join(sys.path), **launch.env}
+            env["FOURFOLD_CODE"] = f"/not/seen/here/{Path(env['FOURFOLD_CODE']).name}"
+            env["XDG_CACHE_HOME"] = str(self._folder / "cache")
+            with (self._folder / launch.key).open("wb") as log:
+                self._jobs[launch.key] = subprocess.Popen(
+                    launch.argv, env=env, cwd=launch.cwd, stdout=log, stderr=log, start_new_session=True
+                )
+
+    def status(self, keys: Collection[str]) -> Mapping[str, JobStatus]:
+        return {key: self._status(key) for key in keys}
+
+    def wait(self, keys: Collection[str], timeout_s: float) -> Mapping[str, JobStatus]:
+        deadline = time.monotonic() + timeout_s
+        for key in keys:
+            if (job := self._jobs.get(key)) is not None:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    job.wait(max(0.0, deadline - time.monotonic()))
+        return self.status(keys)
+
+    def logs(self, key: str, offset: int = 0, limit_bytes: int = 1 << 20) -> LogChunk:
+        data = (self._folder / key).read_bytes()[offset : offset + limit_bytes]
+        return LogChunk(data, offset + len(data), is_end=True)
+
+    def stop(self, key: str, grace_s: float = 5.0) -> None:
+        if (job := self._jobs.get(key)) is not None and job.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(job.pid, signal.SIGKILL)
+
+    def usage(self, key: str) -> Usage:
+        return Usage()
+
+    def reap(self, keep: Collection[str]) -> tuple[str, ...]:
+        strays = tuple(key for key, job in self._jobs.items() if key not in keep and job.poll() is None)
+        for key in strays:
+            self.stop(key)
+            self._jobs[key].wait(10)
+        return strays
+
+    def close(self) -> None:
+        """Its jobs go on."""
+
+    def _status(self, key: str) -> JobStatus:
+        job = self._jobs.get(key)
+        if job is None:
+            return JobStatus(key, Phase.unknown)
+        code = job.poll()
+        if code is None:
+            return JobStatus(key, Phase.running, "node1")
+        kind = ExitKind.ok if code == 0 else ExitKind.failed
+        return JobStatus(key, Phase.ended, "node1", exit=Exit(kind, f"exit status {code}", code))
