@@ -84,6 +84,71 @@ def test_rows_that_wait_in_the_buffer_are_brought_into_a_version_and_into_the_ba
         assert restored.storage.read("events")["n"].to_pylist() == [1, 3]
 
 
+def test_an_insert_that_was_acknowledged_before_the_moment_is_in_the_backup(
+    catalog_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also one that comes between the flush of what waits and the moment."""
+    with opened(tmp_path / "old" / ".fourfold", catalog=catalog_url) as project:
+        project.storage.insert("events", pa.table({"n": [1]}))
+        flushed = project.storage.catch_up
+
+        def and_then_somebody_inserts() -> None:
+            flushed()
+            project.storage.insert("events", pa.table({"n": [2]}))
+            project.storage.insert("late", pa.table({"n": [9]}))
+
+        monkeypatch.setattr(project.storage, "catch_up", and_then_somebody_inserts)
+        backup = back_up(project, tmp_path / "backups")
+        assert backup.inserted is not None
+        assert backup.inserted.count == 2
+        project.storage.flush("events")  # goes on, and the backup stays what it was
+    with closing(wiring.open_archive(tmp_path / "backups")) as archive:
+        verify(archive)
+    bring_back(tmp_path / "backups", tmp_path / "new" / ".fourfold")
+    with opened(tmp_path / "new" / ".fourfold") as restored:
+        assert sorted(restored.storage.read("events")["n"].to_pylist()) == [1, 2]
+        assert restored.storage.describe("events").waiting_rows == 1
+        assert restored.storage.read("late")["n"].to_pylist() == [9]
+        restored.storage.insert("events", pa.table({"n": [3]}))
+        restored.storage.flush("events")
+        assert sorted(restored.storage.read("events")["n"].to_pylist()) == [1, 2, 3]
+
+
+def test_each_backup_of_a_project_that_is_inserted_into_has_what_was_acknowledged_before_it(
+    catalog_url: str, tmp_path: Path
+) -> None:
+    """Each insert is followed by a fact that says so: no backup has the fact without the row."""
+    is_over = threading.Event()
+    with opened(tmp_path / "old" / ".fourfold", catalog=catalog_url) as project:
+        project.storage.insert("events", pa.table({"n": [0]}))
+        project.catalog.set_project("inserted", "0")
+
+        def insert() -> None:
+            number = 0
+            while not is_over.is_set():
+                number += 1
+                project.storage.insert("events", pa.table({"n": [number]}))
+                project.catalog.set_project("inserted", str(number))
+                if number % 7 == 0:
+                    project.storage.flush("events")
+
+        thread = threading.Thread(target=insert)
+        thread.start()
+        try:
+            for _ in range(4):
+                back_up(project, tmp_path / "backups")
+        finally:
+            is_over.set()
+            thread.join()
+    for number in range(1, 5):
+        home = tmp_path / f"new-{number}" / ".fourfold"
+        bring_back(tmp_path / "backups", home, number=number)
+        with opened(home) as restored:
+            told = int(restored.catalog.project()["inserted"])
+            found = sorted(restored.storage.read("events")["n"].to_pylist())
+            assert found in (list(range(told + 1)), list(range(told + 2)))
+
+
 @pytest.mark.service
 @pytest.mark.slow
 @pytest.mark.parametrize("form", ["backups", "file.zip"])

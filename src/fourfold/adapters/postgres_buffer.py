@@ -162,6 +162,12 @@ class PostgresBuffer:
             )
             return int(rows)
 
+    @contextmanager
+    def still(self) -> Iterator[None]:
+        with self._connected() as connection, connection.transaction():
+            connection.execute("LOCK TABLE buffered_table IN EXCLUSIVE MODE")  # which readers do not mind
+            yield
+
     def scrub(self) -> bool:
         with self._connected() as connection:
             connection.execute("VACUUM FULL buffered_entry")

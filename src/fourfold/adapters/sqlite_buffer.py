@@ -119,6 +119,11 @@ class SqliteBuffer:
                 (busy, _, _) = opened.writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
                 return not busy
 
+    @contextmanager
+    def still(self) -> Iterator[None]:
+        with self._writing():  # SQLite has one writer at a time, and readers go on
+            yield
+
     def close(self) -> None:
         with self._lock:
             if self._opened is not None and self._opened.process == os.getpid():

@@ -73,6 +73,8 @@ class Backup:
     blobs: ListPart
     online: ListPart
     format: int = FORMAT
+    inserted: ListPart | None = None
+    """Inserts that were in no version yet: an `Addition` in each line."""
 
     @property
     def rows(self) -> int:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from fourfold.core.errors import TooMuch
@@ -35,7 +36,7 @@ class MemoryBuffer:
     def __init__(self, *, most_bytes: int = 64 * 2**20) -> None:
         self._tables: dict[str, _Table] = {}
         self._most_bytes = most_bytes
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     def add(self, additions: Sequence[Addition]) -> tuple[Receipt, ...]:
         with self._lock:
@@ -86,6 +87,11 @@ class MemoryBuffer:
             }
             return sum(entry.rows for entry in gone)
 
+    @contextmanager
+    def still(self) -> Iterator[None]:
+        with self._lock:
+            yield
+
     def scrub(self) -> bool:
         return True
 
@@ -114,6 +120,16 @@ def texts(buffer: RowBuffer, name: str = "t", number: int = -1) -> list[str]:
 class RowBufferKit:
     """Subclass it, give a fixture `open_buffer` that opens the same, at first empty, buffer each time, with
     `BOUND` as its most bytes, and let pytest run it."""
+
+    def test_while_it_is_held_still_nothing_is_added(self, buffer: RowBuffer) -> None:
+        buffer.add([addition("before")])
+        with ThreadPoolExecutor(1) as pool:
+            with buffer.still():
+                adding = pool.submit(buffer.add, [addition("after")])
+                assert wait([adding], timeout=0.2).not_done == {adding}
+                assert texts(buffer) == ["before"]
+            adding.result(timeout=60)
+        assert texts(buffer) == ["before", "after"]
 
     def test_what_was_added_waits_in_order_with_its_mark(self, open_buffer: Callable[[], RowBuffer]) -> None:
         buffer = open_buffer()

@@ -84,6 +84,7 @@ def restore(
             tables=project.tables,
             copies=project.copies,
             online=project.online,
+            buffer=project.buffer,
             number=number,
             progress=progress,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -88,6 +89,13 @@ class RowBuffer(Protocol):
 
     def forget(self, name: str, *, upto: int, keys_before: Instant = NEVER) -> int:
         """Remove what waits up to a number, and keys first seen before a time; how many rows went."""
+        ...
+
+    def still(self) -> AbstractContextManager[None]:
+        """Within the block nothing is added and nothing forgotten, by whatever process; keep it short.
+
+        Whoever adds meanwhile waits. What was acknowledged before is seen in the block.
+        """
         ...
 
     def scrub(self) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import tempfile
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from typing import Any
@@ -35,6 +35,7 @@ from fourfold.core.errors import Conflict, Corrupted, NotFound, OutOfSpace, Refu
 from fourfold.core.package import VERSION
 from fourfold.core.ports.archive import Archive, OpenArchive, TableCopies
 from fourfold.core.ports.blobs import BlobStore
+from fourfold.core.ports.buffer import Addition, Entry
 from fourfold.core.ports.clock import Clock
 from fourfold.core.ports.online import OnlineStore, Space
 from fourfold.core.storage import Digest
@@ -102,9 +103,12 @@ class Backups:
                 at = self._clock.now()
                 online = thread.submit(self._online_part, archive, is_open)
                 is_open.wait()
-                connection = stack.enter_context(self._catalog.snapshot())
-            revision = upgrade.revision(connection)
-            cited = TableRecords.cited(connection)
+                with self._storage.still():  # so that an insert is in a version of this state, or waits
+                    connection = stack.enter_context(self._catalog.snapshot())
+                    revision = upgrade.revision(connection)  # PostgreSQL's state is that of the first query
+                    cited = TableRecords.cited(connection)
+                    waiting = list(self._storage.waiting_above(cited))
+            inserted = _inserted_part(archive, waiting)
             rows = []
             tables = portable.tables(connection)
             for done, table in enumerate(tables):
@@ -117,7 +121,15 @@ class Backups:
             blobs = self._blob_part(archive, progress)
             records = online.result()
         return Backup(
-            at, VERSION, self._project, revision, tuple(rows), tuple(files), blobs=blobs, online=records
+            at,
+            VERSION,
+            self._project,
+            revision,
+            tuple(rows),
+            tuple(files),
+            blobs=blobs,
+            online=records,
+            inserted=inserted,
         )
 
     def _earlier(self, archive: OpenArchive) -> dict[str, TablePart]:
@@ -269,6 +281,15 @@ def _catalog_part(archive: OpenArchive, connection: Any, table: Any) -> CatalogP
 
     digest = archive.put(lines)
     return CatalogPart(str(table.name), rows, digest)
+
+
+def _inserted_part(archive: OpenArchive, waiting: Sequence[tuple[str, Entry]]) -> ListPart:
+    """Inserts under their numbers, which lineage may name."""
+    lines = [
+        _encode(Addition(name, entry.rows, entry.data, entry.mark, entry.number - 1)) + b"\n"
+        for name, entry in waiting
+    ]
+    return ListPart(len(lines), sum(len(entry.data) for _, entry in waiting), archive.put(lambda: lines))
 
 
 def _blob(blobs: BlobStore, digest: Digest) -> Iterator[bytes]:

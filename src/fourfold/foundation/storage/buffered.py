@@ -10,8 +10,8 @@ from __future__ import annotations
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -240,6 +240,19 @@ class Buffered:
     def waiting(self) -> tuple[Waiting, ...]:
         """What waits, by the name of its table; tables of which nothing waits are left out."""
         return tuple(waiting for waiting in self._buffer.waiting() if waiting.oldest is not None)
+
+    def still(self) -> AbstractContextManager[None]:
+        """Within the block nothing is added to the buffer, and nothing leaves it."""
+        return self._buffer.still()
+
+    def above(self, versions: Mapping[str, int]) -> Iterator[tuple[str, Entry]]:
+        """What waits of these tables that is not in these versions of them."""
+        for waiting in self.waiting():
+            if waiting.name in versions:
+                version = versions[waiting.name]
+                watermark = self._tables.snapshot(waiting.name, version=version).watermark
+                for entry in self._buffer.after(waiting.name, watermark):
+                    yield waiting.name, entry
 
     def watch(self) -> None:
         """Look for rows of other processes too, from now on, as often as rows get old."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -24,6 +24,7 @@ from fourfold.core.backups import Backup, CatalogPart, Progress, silent
 from fourfold.core.errors import Corrupted, Refused
 from fourfold.core.ports.archive import Archive, TableCopies
 from fourfold.core.ports.blobs import BlobStore
+from fourfold.core.ports.buffer import Addition, RowBuffer
 from fourfold.core.ports.online import OnlineStore, Space
 from fourfold.core.ports.tables import TableStore
 from fourfold.core.storage import Digest
@@ -37,6 +38,7 @@ CHUNK_RECORDS = 5_000
 """Online records in one commit."""
 
 _blob_line = msgspec.json.Decoder(tuple[Digest, int]).decode
+_addition_line = msgspec.json.Decoder(Addition).decode
 _record_line = msgspec.json.Decoder(tuple[Space, bytes, bytes]).decode
 
 
@@ -49,6 +51,7 @@ def restore(
     tables: TableStore,
     copies: TableCopies,
     online: OnlineStore,
+    buffer: RowBuffer,
     number: int | None = None,
     progress: Progress = silent,
 ) -> Backup:
@@ -57,7 +60,7 @@ def restore(
     with _alone(home) as mark:
         is_resumed = _is_resumed(mark, home, backup)
         if not is_resumed:
-            _check_empty(blobs, tables, online)
+            _check_empty(blobs, tables, online, buffer)
             portable.check_takes(catalog, backup.revision)
             _write(mark, _meaning(backup))
             _sync(home)
@@ -76,6 +79,8 @@ def restore(
             with online.write() as writer:
                 for space, key, value in map(_record_line, lines):
                     writer.put(space, key, value)
+        if backup.inserted is not None:
+            _take_inserts(buffer, map(_addition_line, lines_of(archive.read(backup.inserted.digest))))
         progress("the catalog", 0, 0)
         if not is_resumed or portable.is_empty(catalog):  # else it was cut off at its very end
             parts = (lines_of(archive.read(part.digest)) for part in backup.catalog)
@@ -128,6 +133,9 @@ def verify(archive: Archive, *, number: int | None = None, progress: Progress = 
     _expect("the list of blobs", found, backup.blobs.count, "blobs")
     records = sum(1 for _ in lines_of(archive.read(backup.online.digest)))
     _expect("online features", records, backup.online.count, "records")
+    if backup.inserted is not None:
+        inserts = sum(1 for _ in lines_of(archive.read(backup.inserted.digest)))
+        _expect("inserted rows", inserts, backup.inserted.count, "inserts")
     return backup
 
 
@@ -143,13 +151,22 @@ def _expect(what: str, found: int, written: int, of: str) -> None:
         )
 
 
-def _check_empty(blobs: BlobStore, tables: TableStore, online: OnlineStore) -> None:
+def _take_inserts(buffer: RowBuffer, inserts: Iterable[Addition]) -> None:
+    """Let rows wait again under their numbers; those that a restore that was cut off took are there."""
+    newest = {waiting.name: waiting.newest for waiting in buffer.waiting()}
+    for some in chunks(each for each in inserts if each.above >= newest.get(each.name, -1)):
+        buffer.add(some)
+
+
+def _check_empty(blobs: BlobStore, tables: TableStore, online: OnlineStore, buffer: RowBuffer) -> None:
     """The catalog is looked at where its rows are taken."""
     full = ""
     if names := tables.names():
         full = f"there is the table '{names[0]}'"
     elif (digest := next(blobs.digests(), None)) is not None:
         full = f"there is the blob {digest}"
+    elif any(waiting.rows for waiting in buffer.waiting()):
+        full = "inserted rows wait"
     else:
         with online.read() as reader:
             if any(next(reader.scan(space), None) is not None for space in Space):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
 import pyarrow as pa
@@ -17,7 +17,7 @@ from fourfold.core.decide.renaming import Names
 from fourfold.core.errors import FourfoldError, NotFound, Refused
 from fourfold.core.forgetting import PersonKey, TableForgotten, Tombstone
 from fourfold.core.ports.blobs import BlobStore, Digest
-from fourfold.core.ports.buffer import RowBuffer, Waiting
+from fourfold.core.ports.buffer import Entry, RowBuffer, Waiting
 from fourfold.core.ports.clock import Clock
 from fourfold.core.ports.tables import Commit, Difference, Rows, TableStore
 from fourfold.core.services.storage import RETENTION_S
@@ -382,6 +382,14 @@ class Storage:
         for name in self._inserting.waiting():
             self._inserting.settle(name)
         self._versions.catch_up_all()
+
+    def still(self) -> AbstractContextManager[None]:
+        """Within the block no row is inserted, and none leaves the buffer; keep it short."""
+        return self._inserting.buffered.still()
+
+    def waiting_above(self, versions: Mapping[str, int]) -> Iterator[tuple[str, Entry]]:
+        """The inserts that are in none of these versions of their tables."""
+        return self._inserting.buffered.above(versions)
 
     # What there is
 
