@@ -121,7 +121,8 @@ class RowBufferKit:
     """Subclass it, give a fixture `open_buffer` that opens the same, at first empty, buffer each time, with
     `BOUND` as its most bytes, and let pytest run it."""
 
-    def test_while_it_is_held_still_nothing_is_added(self, buffer: RowBuffer) -> None:
+    def test_while_it_is_held_still_nothing_is_added(self, open_buffer: Callable[[], RowBuffer]) -> None:
+        buffer = open_buffer()
         buffer.add([addition("before")])
         with ThreadPoolExecutor(1) as pool:
             with buffer.still():
