@@ -92,7 +92,7 @@ def test_an_older_backup_says_that_somebody_is_to_be_forgotten_again(
     monkeypatch.setenv("FOURFOLD_HOME", str(second / ".fourfold"))
     told = fourfold("restore", place, "--number", "1")
     assert (told.code, "forgotten 1 times, and they are here again" in told.err) == (0, True)
-    assert "not finished" in fourfold("table", "forgotten", "planes").out
+    assert "not finished" in fourfold("table", "forgotten").out
     assert "version 2" in fourfold("table", "forget", "planes", "--again", "--dry-run").out
     assert fourfold("table", "forget", "planes", "--again", answers="y\n").code == 0
     assert {row["id"] for row in fourfold("table", "head", "planes", "-o", "json").json} == {1, 3, 4}

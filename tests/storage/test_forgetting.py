@@ -194,6 +194,20 @@ def test_one_that_was_cut_off_is_finished_by_doing_it_again(
     assert traces(tmp_path, PERSON, NUMBER) == []
 
 
+def test_an_insert_that_fitted_no_more_is_forgotten_where_it_was_kept(
+    project: Project, tmp_path: Path
+) -> None:
+    storage = project.storage
+    storage.append("t", people("ada"))
+    storage.insert("t", people(PERSON, "eve"))
+    project.tables.overwrite("t", pa.table({"x": ["1"]}))  # by somebody who does not flush before
+    told = storage.forget("t", keys=KEYS)
+    assert told.kept_rows == 1
+    [rejection] = project.datasets.rejections("t")
+    assert project.datasets.rejected_rows("t", rejection.id)["name"].to_pylist() == ["eve"]
+    assert traces(tmp_path, PERSON, NUMBER) == []
+
+
 def test_a_name_means_the_columns_that_ever_had_it(project: Project) -> None:
     storage = project.storage
     storage.append("t", people("ada", PERSON))

@@ -132,8 +132,7 @@ def bring_back(place: str, *, number: int | None = None, is_forced: bool = False
             backup = wiring.restore(folder, settings, archive, number=number, progress=progress)
         if count := forgotten_since(archive, backup):
             note(f"since then somebody's rows were forgotten {count} times, and they are here again:")
-            note("forget them once more in each table that shows some: fourfold table forgotten NAME")
-            note("  fourfold table forget NAME --again")
+            note("see of which tables (fourfold table forgotten), and: fourfold table forget NAME --again")
         return backup
 
 

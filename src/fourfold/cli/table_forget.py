@@ -101,15 +101,16 @@ def _again(name: str, *, is_keyed: bool, dry_run: bool, yes: bool, output: str) 
 
 
 @click.command("forgotten")
-@click.argument("name")
+@click.argument("name", required=False)
 @output_option
-def forgotten(name: str, output: str) -> None:
-    """What was forgotten of a table: when, by whom, what had seen it. Never whose rows they were."""
+def forgotten(name: str | None, output: str) -> None:
+    """What was forgotten of tables, or of one: when, by whom, what had seen it. Never whose rows."""
     with services() as opened:
         show(
             opened.storage.forgotten(name),
             [
                 Column("FORGOTTEN", lambda t: t.id),
+                Column("TABLE", lambda t: t.table),
                 Column("AT", lambda t: when(t.at)),
                 Column("BY", lambda t: t.by),
                 Column("KEYS", lambda t: len(t.digests), is_number=True),
@@ -120,7 +121,7 @@ def forgotten(name: str, output: str) -> None:
                 Column("WHY", lambda t: t.why),
             ],
             output,
-            nothing=f"nothing of {name} was forgotten",
+            nothing=f"nothing of {name or 'any table'} was forgotten",
         )
 
 

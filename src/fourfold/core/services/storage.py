@@ -289,9 +289,10 @@ class Storage(Protocol):
         one that was cut off. Whose rows they are is found by digests; nobody has to say it again."""
         ...
 
-    @route("GET /tables/{name}/forgotten", needs=Role.admin)
-    def forgotten(self, name: str) -> tuple[Tombstone, ...]:
-        """That rows were forgotten: when, by whom, what had seen them; never whose. Newest first."""
+    @route("GET /table-forgettings", needs=Role.admin)
+    def forgotten(self, name: str | None = None) -> tuple[Tombstone, ...]:
+        """That rows of a table (of any, if none is named) were forgotten: when, by whom, what had seen them;
+        never whose. Newest first."""
         ...
 
     @route("DELETE /tables/{name}", needs=Role.admin)

@@ -473,8 +473,11 @@ class Storage:
         table = branching.only_table(self._to_drop(name), "be forgotten from by itself")
         return self._forgetting.again(table, dry_run=dry_run)
 
-    def forgotten(self, name: str) -> tuple[Tombstone, ...]:
-        return self._forgetting.all(branching.only_table(self._to_drop(name), "be forgotten from by itself"))
+    def forgotten(self, name: str | None = None) -> tuple[Tombstone, ...]:
+        found = self._forgetting.all(None if name is None else table_address(name).table)
+        for table in {name} if name is not None else {tombstone.table for tombstone in found}:
+            self._to_drop(table)
+        return found
 
     def drop(self, name: str, *, why: str = "") -> None:
         table = branching.only_table(self._to_drop(name), "be dropped as a table is")

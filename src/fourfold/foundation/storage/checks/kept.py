@@ -25,6 +25,8 @@ MOST_REFUSED = 1_000
 MOST_SET_ASIDE = 100_000
 """Rows that one write may set aside. More, or larger ones, are a defect of the data, and refused."""
 MOST_BYTES = 64 * 2**20
+UNFIT = "it fitted the table's columns no more"
+"""What is said of an insert in the place of its own reason, once rows of it were forgotten."""
 
 
 class Aside:
@@ -148,7 +150,8 @@ class Kept:
             if len(left) == len(rows):
                 continue
             kept = self._stored(left) if len(left) else None
-            self._records.replace_rows(replace(rejection, kept_rows=len(left)), kept)
+            why = UNFIT if rejection.why else ""  # the reason may have named a value
+            self._records.replace_rows(replace(rejection, kept_rows=len(left), why=why), kept)
             if not self._records.cites(digest):
                 self._blobs.delete(digest)
         return gone, unread

@@ -139,8 +139,8 @@ class Forgetting:
                 self._forgotten.finish(replace(tombstone, is_done=True), self._clock.now())
         return tuple(told)
 
-    def all(self, table: str) -> tuple[Tombstone, ...]:
-        """What was forgotten of a table, newest first."""
+    def all(self, table: str | None) -> tuple[Tombstone, ...]:
+        """What was forgotten of a table (of any, if none is named), newest first."""
         return self._forgotten.all(table, limit=MOST_TOMBSTONES)
 
     def noted(self, address: str, versions: tuple[TableVersion, ...]) -> tuple[TableVersion, ...]:

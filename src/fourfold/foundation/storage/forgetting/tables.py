@@ -78,11 +78,11 @@ class ForgottenRecords:
             rows.put(connection, forgotten_table, _row(tombstone))
             audit.record(connection, at, "table.forgotten", Ref("table", tombstone.table), facts)
 
-    def all(self, name: str, *, limit: int) -> tuple[Tombstone, ...]:
-        """A table's tombstones, newest first."""
+    def all(self, name: str | None, *, limit: int) -> tuple[Tombstone, ...]:
+        """A table's tombstones (all, if none is named), newest first."""
         kept = forgotten_table.c
-        query = sa.select(forgotten_table).where(kept.name == name)
-        query = query.order_by(kept.at_us.desc(), kept.id.desc()).limit(limit)
+        query = sa.select(forgotten_table).order_by(kept.at_us.desc(), kept.id.desc()).limit(limit)
+        query = query if name is None else query.where(kept.name == name)
         with self._catalog.read() as connection:
             return tuple(_tombstone(row) for row in connection.execute(query))
 
