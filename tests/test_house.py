@@ -25,7 +25,7 @@ HOMES: dict[str, str] = {
     "pyfastcdc": r"fourfold\.adapters\..*",
     "blake3": r"fourfold\.adapters\..*",
     "sqlglot": r"fourfold\.foundation\..*",
-    "ray": r"fourfold\.adapters\.ray\.gang",
+    "ray": r"fourfold\.adapters\.ray\.(data|gang)",
     "skops": r"fourfold\.adapters\..*",
     "papermill": r"fourfold\.adapters\..*",
     "nbconvert": r"fourfold\.adapters\..*",

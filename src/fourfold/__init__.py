@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from fourfold.core.services import Services
     from fourfold.core.storage import TableVersion as TableVersion
     from fourfold.foundation.compute import meter as meter
+    from fourfold.foundation.compute.batches import map_batches as map_batches
     from fourfold.foundation.storage import expect as expect
     from fourfold.foundation.storage.api import Table as Table
     from fourfold.foundation.storage.api import query as query
@@ -56,6 +57,7 @@ _ROOMS: dict[str, tuple[str, ...]] = {
     "fourfold.core.errors": ("FourfoldError",),
     "fourfold.core.models": ("ModelVersion",),
     "fourfold.core.storage": ("TableVersion",),
+    "fourfold.foundation.compute.batches": ("map_batches",),
     "fourfold.foundation.storage.api": ("Table", "query", "table"),
     "fourfold.foundation.storage.datasets.api": ("Dataset", "dataset"),
     "fourfold.foundation.storage.folders.api": ("Files", "files"),

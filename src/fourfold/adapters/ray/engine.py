@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Collection, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from fourfold.adapters.ray import reading
@@ -36,6 +37,7 @@ from fourfold.core.ports.engine import (
     Resources,
     Usage,
 )
+from fourfold.core.quantities import Range
 
 LABEL = "fourfold_project"
 KEY = "fourfold_key"
@@ -183,6 +185,12 @@ class RayEngine:
                 id_: found[id_] for id_ in running if id_ in found and found[id_]["status"] == "RUNNING"
             }
         return tuple(keys)
+
+    def batches_launch(self, key: str, folder: str, count: int) -> Launch:
+        """Fulfils `MapsBatches` with Ray Data; the folder is to be seen by all nodes."""
+        script = Path(__file__).with_name("data.py").read_text()
+        argv = (self._settings.ray_python, "-c", script, folder, str(count))
+        return Launch(key, argv, resources=Resources(cpu=Range(0)))
 
     def close(self) -> None:
         """Jobs go on: they are the cluster's."""

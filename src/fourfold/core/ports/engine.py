@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from fourfold.core.jobs import Exit, ExitKind, Resources, Usage
 from fourfold.core.times import Instant
@@ -23,6 +23,7 @@ __all__ = [
     "JobStatus",
     "Launch",
     "LogChunk",
+    "MapsBatches",
     "Offer",
     "Phase",
     "Resources",
@@ -166,4 +167,17 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Release what this object holds. Jobs of an engine that does not survive its control end too."""
+        ...
+
+
+@runtime_checkable
+class MapsBatches(Engine, Protocol):
+    """An engine that maps a function over batches with a library of its own."""
+
+    def batches_launch(self, key: str, folder: str, count: int) -> Launch:
+        """A launch that maps the `function` (a pickle) of a folder over its files `in.00000000` and so on.
+
+        Files are Arrow streams. Each result is `out.` with the same number, there whole or not at all; what
+        the function raised for a batch is text in `failed.` with its number.
+        """
         ...
