@@ -22,6 +22,7 @@ NOUNS: dict[str, str] = {
     "why": "Say why a run, a call or a job is where it is.",
     "cron": "Schedules of deployed flows, and when a cron line fires.",
     "job": "What ran, what it used, what it cost.",
+    "service": "Commands that are kept running.",
     "unit": "What jobs run on, and how fast it is.",
     "pool": "Where steps run, what that costs, how much is busy.",
     "table": "Versioned tables.",

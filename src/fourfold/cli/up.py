@@ -71,6 +71,7 @@ def _parts(project: Any, *, gateway: bool) -> list[Part]:
     parts = [
         Part("loop", lambda: _started(project.flows.start_loop), project.flows.stop_loop),
         Part("buffer", lambda: _watched(project.storage.watch), project.storage.close),
+        Part("services", lambda: _kept(project.compute.keep_services), project.compute.leave_services),
     ]
     if gateway:
         parts.append(
@@ -87,6 +88,11 @@ def _started(start: Any) -> str:
 def _watched(watch: Any) -> str:
     watch()
     return "flushes inserted rows"
+
+
+def _kept(keep: Any) -> str:
+    keep()
+    return "are kept running"
 
 
 def _app(project: Any, url: str) -> ASGIApp:

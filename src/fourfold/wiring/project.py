@@ -279,6 +279,7 @@ class Project:
             elsewhere_usd_per_hour={
                 name: pool.price_usd_per_hour for name, pool in pools.items() if name not in here
             },
+            services_engine=lambda: self._engine_here("services"),
         )
 
     @part

@@ -7,6 +7,7 @@ from typing import Protocol
 from fourfold.core.compute import EnvironmentRecord, Job, JobReport, JobTotals, Measurement, UnitInfo
 from fourfold.core.environment import Environment
 from fourfold.core.routes import Role, route
+from fourfold.core.serving import ServiceInfo, ServiceLog
 
 
 class Compute(Protocol):
@@ -61,6 +62,45 @@ class Compute(Protocol):
         Refused when this lock, Python and platform do not give this identity. What is known already stays
         as it is.
         """
+        ...
+
+    @route("GET /services", needs=Role.viewer)
+    def services(self) -> tuple[ServiceInfo, ...]:
+        """Services with their state and address, by name."""
+        ...
+
+    @route("GET /services/{name}", needs=Role.viewer)
+    def service(self, name: str) -> ServiceInfo:
+        """One service; `NotFound` names the nearest."""
+        ...
+
+    @route("PUT /services/{name}", needs=Role.deployer)
+    def start_service(
+        self,
+        name: str,
+        argv: list[str],
+        *,
+        env: dict[str, str] | None = None,
+        cwd: str = "",
+        probe: str = "tcp",
+        path: str = "/",
+        ready_within_s: float = 60.0,
+    ) -> ServiceInfo:
+        """Keep a command running, at the port in its `FOURFOLD_PORT`; asking twice starts one.
+
+        It runs while `fourfold up` does. `probe` (`tcp`, `http`, `none`) says how it is asked whether it is
+        well; what fails is started again, later each time, and given up after ten failures in a row.
+        """
+        ...
+
+    @route("POST /services/{name}/stop", needs=Role.deployer)
+    def stop_service(self, name: str, *, remove: bool = False) -> ServiceInfo:
+        """Drain a service and stop it; `remove` forgets one that is stopped."""
+        ...
+
+    @route("GET /services/{name}/logs", needs=Role.viewer)
+    def service_logs(self, name: str, *, offset: int = 0) -> ServiceLog:
+        """What the present start of a service printed, from `offset`."""
         ...
 
     # In process only: these are about the process that calls, and its machine.

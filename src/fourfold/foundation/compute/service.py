@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fourfold.catalog.database import Catalog
+from fourfold.catalog.ids import new_id
 from fourfold.core.compute import (
     Account,
     EnvironmentRecord,
@@ -25,9 +26,14 @@ from fourfold.core.decide.pools import pool_of
 from fourfold.core.environment import Environment, identify
 from fourfold.core.errors import NotFound, Refused, did_you_mean
 from fourfold.core.ports.clock import Clock
+from fourfold.core.ports.engine import Engine
+from fourfold.core.serving import ServiceInfo, ServiceLog
 from fourfold.foundation.compute.environments import Environments
 from fourfold.foundation.compute.locks import parse_lock
 from fourfold.foundation.compute.present import PresentEnvironment
+from fourfold.foundation.compute.serving.keeper import ServiceKeeper
+from fourfold.foundation.compute.serving.service import ServiceDesk
+from fourfold.foundation.compute.serving.tables import ServiceTables
 from fourfold.foundation.compute.tables import ComputeTables
 from fourfold.foundation.compute.units import find_unit
 
@@ -57,9 +63,11 @@ class Compute:
         prices_usd_per_hour: Mapping[str, float] | None = None,
         elsewhere_usd_per_hour: Mapping[str, float] | None = None,
         find: Callable[[str], Unit] = find_unit,
+        services_engine: Callable[[], Engine] | None = None,
     ) -> None:
         """`prices_usd_per_hour` names this machine's units and what a whole one costs now; `local` is always
-        there. `elsewhere_usd_per_hour` names pools whose units are other machines."""
+        there. `elsewhere_usd_per_hour` names pools whose units are other machines. `services_engine` opens
+        the engine that services run on."""
         self._tables = ComputeTables(catalog)
         self._clock = clock
         self._home = home
@@ -67,6 +75,10 @@ class Compute:
         self._prices = {"local": 0.0, **(prices_usd_per_hour or {})}
         self._elsewhere = elsewhere_usd_per_hour or {}
         self._find = find
+        self._services_engine = services_engine
+        self._catalog = catalog
+        self._desk = ServiceDesk(catalog, clock, engine=self._engine_of_services)
+        self._keeper: ServiceKeeper | None = None
         self._found: dict[str, Unit] = {}
         self._present = PresentEnvironment(environments, self.remember_environment)
 
@@ -139,6 +151,57 @@ class Compute:
 
     def totals(self, flow_run: str | None = None) -> JobTotals:
         return self._tables.totals(flow_run)
+
+    # Services.
+
+    def services(self) -> tuple[ServiceInfo, ...]:
+        return self._desk.services()
+
+    def service(self, name: str) -> ServiceInfo:
+        return self._desk.service(name)
+
+    def start_service(
+        self,
+        name: str,
+        argv: list[str],
+        *,
+        env: dict[str, str] | None = None,
+        cwd: str = "",
+        probe: str = "tcp",
+        path: str = "/",
+        ready_within_s: float = 60.0,
+    ) -> ServiceInfo:
+        return self._desk.start(
+            name, tuple(argv), env=env or {}, cwd=cwd, probe=probe, path=path, ready_within_s=ready_within_s
+        )
+
+    def stop_service(self, name: str, *, remove: bool = False) -> ServiceInfo:
+        return self._desk.stop(name, remove=remove)
+
+    def service_logs(self, name: str, *, offset: int = 0) -> ServiceLog:
+        return self._desk.logs(name, offset=offset)
+
+    def keep_services(self) -> None:
+        """Look after the services from now on, in a thread of this process."""
+        self._keeper = ServiceKeeper(
+            ServiceTables(self._catalog),
+            self._engine_of_services,
+            self._clock,
+            name=new_id("keeper"),
+            record=self.record,
+        )
+        self._keeper.start()
+
+    def leave_services(self) -> None:
+        """Look after them no more."""
+        keeper, self._keeper = self._keeper, None
+        if keeper is not None:
+            keeper.close()
+
+    def _engine_of_services(self) -> Engine:
+        if self._services_engine is None:
+            raise Refused("this project has no engine for services")
+        return self._services_engine()
 
     # Environments.
 

@@ -202,6 +202,18 @@ sa.Table(
 
 sa.Table("compute_job", tables, sa.Column("key", sa.Text, primary_key=True))  # 0001's too
 
+sa.Table(
+    "compute_service",
+    tables,
+    sa.Column("name", sa.String(100), primary_key=True),
+    sa.Column("format", sa.Integer, nullable=False),
+    sa.Column("spec", sa.Text, nullable=False),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("revision", sa.BigInteger, nullable=False),
+    sa.Column("keeper", sa.String(80), nullable=False),
+    sa.Column("kept_until_us", sa.BigInteger, nullable=False),
+)
+
 # What jobs used over time.
 sa.Table(
     "compute_use",
