@@ -111,12 +111,13 @@ class ServiceKeeper:
         return self._engine
 
     def _look(self, kept: Kept, status: JobStatus | None, now: Instant) -> None:
-        is_new = self._known.get(kept.spec.name) != kept.state.generation
-        if is_new and kept.state.phase in (ServicePhase.starting, ServicePhase.ending):
-            # Begun by another process (who asked, or a keeper that died): carried out once more.
+        if self._known.get(kept.spec.name) != kept.state.generation:
+            # Begun by another process: who asked, or a keeper that died, perhaps before it carried it out.
             self._known[kept.spec.name] = kept.state.generation
-            self._perform(kept.spec, rule.again(kept.spec, kept.state))
-            if kept.state.phase is ServicePhase.starting:
+            if kept.state.phase is ServicePhase.starting and (
+                status is None or status.phase is Phase.unknown
+            ):
+                self._perform(kept.spec, rule.again(kept.spec, kept.state))
                 return
         if status is not None and status.phase is Phase.ended:
             self._account(kept, status)
