@@ -24,7 +24,11 @@ from fourfold.resources.flows import certificate, secure
 from fourfold.resources.flows.peers import FarDoor, Peers
 from fourfold.runner.far import FarConnection
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    # A worker that ends itself ends the thread that found out.
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning"),
+]
 
 WITHIN_S = 20.0
 SECRET = b"a secret of this test"

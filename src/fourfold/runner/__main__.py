@@ -31,7 +31,9 @@ def main() -> int:
     try:
         connection = Connection(path)
     except FourfoldError as error:
-        sys.stderr.write(f"{error}\n")
+        sys.stderr.write(
+            f"{error}\n  on another machine than the owner's: set [control] listen in fourfold.toml\n"
+        )
         return 1
     threading.Thread(target=_die_with, args=(connection,), daemon=True).start()
     connection.send(
