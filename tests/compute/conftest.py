@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 from tests.compute.peers import peer_python, unavailable
+from tests.compute.slurm_cluster import SlurmCluster, slurm_cluster
 
 NODES = Path(__file__).with_name("ray_nodes.py")
 
@@ -111,3 +112,10 @@ def ray_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayCluster
             told.unlink()  # who comes now starts another
             fcntl.flock(starting, fcntl.LOCK_UN)
             fcntl.flock(used, fcntl.LOCK_EX)
+
+
+@pytest.fixture(scope="session")
+def slurm() -> Iterator[SlurmCluster]:
+    """A real Slurm cluster, one for all tests of a process; who breaks a part of it mends it."""
+    with slurm_cluster() as cluster:
+        yield cluster

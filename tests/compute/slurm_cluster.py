@@ -22,6 +22,11 @@ from pathlib import Path
 
 import pytest
 
+from fourfold.adapters.slurm.address import SlurmAddress
+from fourfold.adapters.slurm.cluster import Cluster
+from fourfold.adapters.slurm.engine import SlurmEngine
+from fourfold.adapters.slurm.opening import open_cluster
+
 NEEDED = {
     "slurmctld": "slurm-wlm",
     "slurmd": "slurm-wlm",
@@ -80,24 +85,35 @@ class SlurmCluster:
         command, environment = self._commands[daemon]
         self._spawn(daemon, command, environment)
 
-    def steps_of(self, node: str) -> list[int]:
-        """The processes that hold the jobs of a node (`slurmstepd`)."""
-        mark = f"SLURMD_NODENAME={node}".encode()
-        found = []
+    def processes_of(self, node: str) -> dict[str, list[int]]:
+        """The processes of a node by what they are: its daemon, those that hold its jobs, and our keepers."""
+        found: dict[str, list[int]] = {"slurmd": [self._processes[node].pid], "slurmstepd": [], "keeper": []}
         for entry in Path("/proc").iterdir():
-            if not entry.name.isdigit():
-                continue
             with contextlib.suppress(OSError):
-                name = (entry / "comm").read_text().strip()
-                here = str(self.folder).encode() in (entry / "cmdline").read_bytes()
-                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-                if name == "slurmstepd" and (here or mark or parent):
-                    found.append(int(entry.name))
+                words = (entry / "cmdline").read_bytes().split(b"\0") if entry.name.isdigit() else []
+                if any(b"/keeper-" in word for word in words):
+                    environment = (entry / "environ").read_bytes().split(b"\0")
+                    here = f"SLURM_CONF={self.folder / 'slurm.conf'}".encode() in environment
+                    if here and f"SLURMD_NODENAME={node}".encode() in environment:
+                        found["keeper"].append(int(entry.name))
+                        found["slurmstepd"].append(parent_of(int(entry.name)))
         return found
 
     def states(self) -> dict[str, str]:
         lines = self.run("sinfo", "--noheader", "--Node", "--format=%N %T").splitlines()
         return dict(line.split()[:2] for line in lines)
+
+    def wait_until_up(self) -> None:
+        eventually(self._answers, within_s=READY_WITHIN_S)
+
+    def hurried(self) -> bool:
+        """Let what waits for its hour start now; whether anything is in the queue."""
+        queue = self.run("squeue", "--noheader", "--format=%A %T").splitlines()
+        for line in queue:
+            if line.endswith("PENDING"):
+                with contextlib.suppress(AssertionError):  # it has just started
+                    self.run("scontrol", "update", f"jobid={line.split()[0]}", "starttime=now")
+        return bool(queue)
 
     def wait_until_idle(self) -> None:
         eventually(lambda: set(self.states().values()) == {"idle"}, within_s=READY_WITHIN_S)
@@ -285,6 +301,20 @@ PartitionName=urgent Nodes=ALL MaxTime=1-00:00:00 PriorityTier=10 OverSubscribe=
 """)
 
 
+def opened(cluster: SlurmCluster, folder: Path, address: str = "slurm://") -> SlurmEngine:
+    """An engine on the cluster, as a project would open it."""
+    parsed = SlurmAddress.parse(address)
+    return SlurmEngine(
+        folder, cluster=reached(cluster, address), partition=parsed.partition, cwd=folder.parent
+    )
+
+
+def reached(cluster: SlurmCluster, address: str = "slurm://") -> Cluster:
+    """The cluster through the engine's seam."""
+    environ = {**cluster.environment, "SLURM_JWT": cluster.token(), "USER": cluster.user}
+    return open_cluster(SlurmAddress.parse(address), environ)
+
+
 @contextmanager
 def slurm_cluster() -> Iterator[SlurmCluster]:
     """A cluster whose nodes are idle; gone afterwards. Skips where Slurm is not installed."""
@@ -311,6 +341,10 @@ def eventually(claim: Callable[[], object], *, within_s: float = 20.0) -> None:
     while not claim():
         assert time.monotonic() < deadline, "it did not come true in time"
         time.sleep(0.02)  # other processes do what they do: there is no event to await
+
+
+def parent_of(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
 def free_ports(count: int) -> list[int]:

@@ -6,9 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from tests.compute.test_local_engine import UNIT
+from tests.compute.test_slurm_parts import Paper
 
 from fourfold.adapters.local_engine import LocalEngine
 from fourfold.adapters.ray import RayEngine, RaySettings
+from fourfold.adapters.slurm import SlurmEngine
 from fourfold.testing.clock import MovableClock
 from fourfold.testing.engine import FakeEngine, capability_table
 
@@ -17,11 +19,14 @@ PAGE = Path(__file__).parents[2] / "docs" / "internals" / "compute.md"
 
 def test_the_docs_show_what_the_engines_declare(tmp_path: Path) -> None:
     local = LocalEngine(tmp_path, unit=UNIT, may_group=False).capabilities()
+    slurm = SlurmEngine(tmp_path / "slurm", cluster=Paper()).capabilities()
     table = capability_table(
         {
             "`local://` with control groups": replace(local, memory_limit="enforced"),
             "`local://` without": local,
             "`ray://`": RayEngine(RaySettings.parse("ray://head"), label="x").capabilities(),
+            "`slurm://` that keeps memory by cgroups": replace(slurm, memory_limit="enforced"),
+            "`slurm://` that does not": slurm,
             "`FakeEngine`": FakeEngine(MovableClock()).capabilities(),
         }
     )

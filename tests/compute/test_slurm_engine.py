@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from fourfold.adapters.slurm.address import SlurmAddress
 from fourfold.adapters.slurm.engine import SlurmEngine
-from fourfold.adapters.slurm.opening import open_cluster
 from fourfold.testing.engine import Course, EngineKit, course_command
 
-from .slurm_cluster import SlurmCluster, slurm_cluster
+from .slurm_cluster import SlurmCluster, opened
 
 pytestmark = pytest.mark.slow
 
@@ -34,31 +31,10 @@ sys.exit(course["exit_code"])
 """
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[SlurmCluster]:
-    with slurm_cluster() as cluster:
-        yield cluster
-
-
-Opener = Callable[..., SlurmEngine]
-
-
-def opened(cluster: SlurmCluster, folder: Path, address: str = "slurm://") -> SlurmEngine:
-    parsed = SlurmAddress.parse(address)
-    return SlurmEngine(
-        folder,
-        cluster=open_cluster(
-            parsed, {**cluster.environment, "SLURM_JWT": cluster.token(), "USER": cluster.user}
-        ),
-        partition=parsed.partition,
-        cwd=folder.parent,
-    )
-
-
 class TestSlurmByCommandsKeepsTheKit(EngineKit):
     @pytest.fixture(autouse=True)
-    def _place(self, cluster: SlurmCluster, tmp_path: Path) -> None:
-        self.cluster, self.folder = cluster, tmp_path / "jobs"
+    def _place(self, slurm: SlurmCluster, tmp_path: Path) -> None:
+        self.cluster, self.folder = slurm, tmp_path / "jobs"
 
     def open(self) -> SlurmEngine:
         return opened(self.cluster, self.folder)

@@ -11,7 +11,9 @@ import os
 import re
 import signal
 import subprocess
+import time
 from collections.abc import Collection, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from fourfold.adapters.slurm import records
@@ -46,7 +48,6 @@ class SlurmCommands:
             **{name: environ[name] for name in PASSED_ON if name in environ},
             "PATH": environ.get("PATH", os.defpath),
             "LC_ALL": "C.UTF-8",
-            "SLURM_TIME_FORMAT": "%s",
         }
 
     def __repr__(self) -> str:
@@ -81,7 +82,8 @@ class SlurmCommands:
         del job_ids  # all of our user's are told at once, whichever are meant
         told = self._run(
             ["squeue", "--noheader", "--states=all", f"--user={os.getuid()}",
-             f"--format={SEPARATOR.join(FIELDS)}"]
+             f"--format={SEPARATOR.join(FIELDS)}"],
+            more={"SLURM_TIME_FORMAT": "%s"},  # for this alone: `sacct` cannot read its own options with it
         )  # fmt: skip
         return [_queued(line) for line in told.splitlines() if line.count(SEPARATOR) >= len(FIELDS) - 1]
 
@@ -122,12 +124,19 @@ class SlurmCommands:
 
     # How.
 
-    def _run(self, command: list[str], *, given: str = "", forgiving: bool = False) -> str:
+    def _run(
+        self,
+        command: list[str],
+        *,
+        given: str = "",
+        forgiving: bool = False,
+        more: Mapping[str, str] = MappingProxyType({}),
+    ) -> str:
         """What a command prints; it is ended, with all it started, when its time is over."""
         try:
             process = subprocess.Popen(
                 command,
-                env=self._environment,
+                env={**self._environment, **more},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
@@ -240,8 +249,6 @@ def limit_s(text: str) -> float | None:
 
 
 def _minutes_ago(since: Instant) -> int:
-    import time
-
     return max(1, int(time.time() - since / SECOND_US) // 60 + 2)
 
 
@@ -253,7 +260,11 @@ def _parse(told: str, what: str) -> dict[str, Any]:
             f"'{what} --json' does not answer with JSON: {told[:100]!r}",
             ways_on=["Slurm 21.08 or newer is needed, with its JSON serializer"],
         ) from error
-    return parsed if isinstance(parsed, dict) else {}
+    if not isinstance(
+        parsed, dict
+    ):  # `sacct` of 22.05 ends well and says "[]" to what it does not understand
+        raise Refused(f"'{what} --json' does not answer as we know it: {told[:100]!r}")
+    return parsed
 
 
 def _kill_group(process: subprocess.Popen[bytes]) -> None:

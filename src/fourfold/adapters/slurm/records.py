@@ -96,12 +96,10 @@ def accounted_job(told: Mapping[str, Any]) -> SlurmJob:
     if code == 0 and signal is None:  # of a batch job the truth is with its batch step
         batch = [exit_of(step.get("exit_code")) for step in steps if _is_batch(step)]
         code, signal = batch[0] if batch else (code, signal)
-    peaks = [peak for step in steps if (peak := _peak_bytes(step)) is not None]
-    total = time.get("total") or {}
-    cpu_s = (number(total.get("seconds")) or 0) + (number(total.get("microseconds")) or 0) / 1e6
+    peaks = [peak for step in steps if (peak := _measured(step, "max", "mem")) is not None]
     usage = Usage(
         float(number(time.get("elapsed")) or 0),
-        cpu_s,
+        max(_cpu_s(time), sum(_step_cpu_s(step) for step in steps)),
         max(peaks, default=None),
         memory_peak_is_exact=False,  # Slurm looks from time to time
     )
@@ -179,7 +177,18 @@ def _is_batch(step: Mapping[str, Any]) -> bool:
     return "batch" in str(told.get("id") or "").lower() or told.get("name") == "batch"
 
 
-def _peak_bytes(step: Mapping[str, Any]) -> int | None:
-    told = ((step.get("tres") or {}).get("requested") or {}).get("max") or []
-    found = [number(each.get("count")) for each in told if each.get("type") == "mem"]
+def _cpu_s(time: Mapping[str, Any]) -> float:
+    total = time.get("total") or {}
+    return (number(total.get("seconds")) or 0) + (number(total.get("microseconds")) or 0) / 1e6
+
+
+def _step_cpu_s(step: Mapping[str, Any]) -> float:
+    """What was waited for, or what Slurm saw while it looked, whichever is more: of a job that was killed the
+    first is nearly nothing. Release 22.05 tells a job's own total as 0."""
+    return max(_cpu_s(step.get("time") or {}), (_measured(step, "total", "cpu") or 0) / 1e3)
+
+
+def _measured(step: Mapping[str, Any], how: str, what: str) -> int | None:
+    told = ((step.get("tres") or {}).get("requested") or {}).get(how) or []
+    found = [number(each.get("count")) for each in told if each.get("type") == what]
     return found[0] if found else None

@@ -34,7 +34,7 @@ NOTHING_FOUND = frozenset({9003})
 HAS_ENDED = frozenset({2021})
 NOT_BELIEVED = frozenset({1007, 2002})
 """Slurm's numbers for a credential that it does not take."""
-UNSAID = frozenset({-1})
+UNSAID = "Unspecified error"
 AT_ONCE_S = 1.0
 """Release 22.05 says "Unspecified error", and no more, both to a wrong token and when its controller is away.
 The first it says at once, the second after it has tried for nine seconds."""
@@ -211,11 +211,11 @@ class SlurmRest:
         what = f"{verb} {path.partition('?')[0]}"
         if answer.status in (401, 403) or numbers & NOT_BELIEVED:
             raise self._not_believed(text)
-        if numbers == UNSAID and time.monotonic() - began < AT_ONCE_S:
+        if UNSAID in text and time.monotonic() - began < AT_ONCE_S:
             raise self._not_believed(
                 f"{text} (this release says no more; a wrong or old token is the usual cause)"
             )
-        if numbers == UNSAID or not numbers or re.search("contact|timed out|communicat", text, re.IGNORECASE):
+        if not told.get("errors") or re.search(f"{UNSAID}|contact|timed out|communicat", text, re.IGNORECASE):
             raise Unavailable(f"Slurm does not answer ({what} at {self._address.url}): {text}")
         raise Refused(f"Slurm refuses ({what}): {text}")
 
