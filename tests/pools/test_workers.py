@@ -31,6 +31,17 @@ def test_each_pool_keeps_its_own_number_of_idle_workers() -> None:
     assert [each.name for each in workers.surplus(Instant(3))] == ["a0", "b0", "a1"]
 
 
+def test_each_pool_keeps_its_idle_workers_for_its_own_time() -> None:
+    workers = Workers(most_idle=8, idle_s=300.0, idle_s_in={"lab": 60.0})
+    workers.add(worker("here", "local", idle_since=0))
+    workers.add(worker("there", "lab", idle_since=10))
+    over_at = workers.next_over_at()
+    assert over_at == Instant(60_000_010)
+    assert workers.surplus(Instant(over_at - 1)) == []
+    assert [each.name for each in workers.surplus(over_at)] == ["there"]
+    assert [each.name for each in workers.surplus(Instant(300_000_000))] == ["here", "there"]
+
+
 def test_a_warm_worker_serves_its_own_pool_only() -> None:
     workers = Workers(most_idle=8, idle_s=300.0)
     workers.add(here := worker("a", "local", idle_since=1))

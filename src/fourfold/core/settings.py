@@ -42,6 +42,9 @@ class PoolSettings:
     """What one whole unit of the pool costs an hour; a job pays for the share that it holds."""
     workers: int = 0
     """Idle worker processes kept warm at most; 0 is two more than the pool has cores, and 16 at most."""
+    idle_s: float = 0.0
+    """So long an idle worker process is kept; 0 is five minutes on this machine, and one minute elsewhere,
+    where it holds what others could use."""
     most_units: int = 0
     """So many of the engine's units are used at most, the cheapest first; 0 is all of them."""
     default: bool = False
@@ -214,7 +217,7 @@ server, storage, tables
                     f"'{name}' cannot be the name of a pool",
                     ways_on=["take letters, digits, - and _, beginning with a letter: [pools.lab]"],
                 )
-            for key in ("workers", "most_units"):
+            for key in ("workers", "most_units", "idle_s"):
                 if getattr(pool, key) < 0:
                     raise Refused(f"setting 'pools.{name}.{key}' is negative")
         if len(defaults := [name for name, pool in self.pools.items() if pool.default]) > 1:

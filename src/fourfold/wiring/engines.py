@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from fourfold.core.compute import Unit
     from fourfold.core.ports.engine import Engine
 
+WARM_HERE_S, WARM_ELSEWHERE_S = 300.0, 60.0
 MOST_WARM = 16
 """So many idle workers are kept in a pool of unknown size."""
 
@@ -124,6 +125,14 @@ class Engines:
             )
 
         return tuple(plan(name) for name in dict.fromkeys((*self._settings.pools, self.body_pool)))
+
+    def warm_s(self) -> dict[str, float]:
+        """How long each pool keeps an idle worker."""
+        here = self.local_pools
+        return {
+            name: pool.idle_s or (WARM_HERE_S if name in here else WARM_ELSEWHERE_S)
+            for name, pool in self._settings.pools.items()
+        }
 
     def most_warm(self) -> dict[str, int]:
         """How many idle workers each pool keeps."""

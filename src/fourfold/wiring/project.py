@@ -305,6 +305,7 @@ class Project:
             settings=LoopSettings(
                 most_bodies=self.settings.flows.bodies,
                 most_idle_in=self.engines.most_warm(),
+                idle_s_in=self.engines.warm_s(),
                 pools=PoolRules(
                     self.settings.default_pool,
                     self.settings.flows.pool,

@@ -37,6 +37,8 @@ class Settings:
     most_idle_in: Mapping[str, int] = field(default_factory=dict)
     """Where a pool keeps another number of idle workers than `most_idle`."""
     idle_s: float = 300.0
+    idle_s_in: Mapping[str, float] = field(default_factory=dict)
+    """Where a pool keeps idle workers for another time than `idle_s`."""
     away_s: float = 300.0
     """So long may a worker that outlives its connection be out of reach before its attempt is given up."""
     stop_grace_s: float = 2.0
@@ -83,10 +85,13 @@ class Crew:
         self._apply = apply
         self._later = later
         self.workers = Workers(
-            most_idle=settings.most_idle, idle_s=settings.idle_s, most_idle_in=settings.most_idle_in
+            most_idle=settings.most_idle,
+            idle_s=settings.idle_s,
+            most_idle_in=settings.most_idle_in,
+            idle_s_in=settings.idle_s_in,
         )
         self.placing = Placing(most_bodies=settings.most_bodies)
-        self._looks_at_idle = False
+        self._looks_at_idle_at: Instant | None = None
 
     def __repr__(self) -> str:
         return f"<Crew: {self.workers!r}>"
@@ -321,15 +326,19 @@ class Crew:
         """A worker has done its task: keep it warm, within bounds."""
         self.workers.give_back(worker, self._clock.now())
         self._end_surplus()
-        if not self._looks_at_idle:
-            self._looks_at_idle = True
-            self._timers.at(after(self._clock.now(), self.workers.idle_s), self._look_at_idle)
+        self._look_at_idle_later()
 
     def _look_at_idle(self) -> None:
+        self._looks_at_idle_at = None
         self._end_surplus()
-        self._looks_at_idle = (since := self.workers.idle_since()) is not None
-        if since is not None:
-            self._timers.at(after(since, self.workers.idle_s), self._look_at_idle)
+        self._look_at_idle_later()
+
+    def _look_at_idle_later(self) -> None:
+        """Set a timer for the worker that is over first, unless one is set for then or before."""
+        at = self.workers.next_over_at()
+        if at is not None and (self._looks_at_idle_at is None or at < self._looks_at_idle_at):
+            self._looks_at_idle_at = at
+            self._timers.at(at, self._look_at_idle)
 
     def _end_surplus(self) -> None:
         for old in self.workers.surplus(self._clock.now()):

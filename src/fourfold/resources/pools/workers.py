@@ -41,11 +41,18 @@ class Workers:
     """Workers by name; in each pool so many idle ones are kept warm, for so long."""
 
     def __init__(
-        self, *, most_idle: int, idle_s: float, most_idle_in: Mapping[str, int] | None = None
+        self,
+        *,
+        most_idle: int,
+        idle_s: float,
+        most_idle_in: Mapping[str, int] | None = None,
+        idle_s_in: Mapping[str, float] | None = None,
     ) -> None:
+        """The last two say where a pool has bounds of its own."""
         self.most_idle = most_idle
         self.most_idle_in = most_idle_in or {}
         self.idle_s = idle_s
+        self.idle_s_in = idle_s_in or {}
         self._workers: dict[str, Worker] = {}
         self._busy: dict[Task, Worker] = {}
 
@@ -105,10 +112,9 @@ class Workers:
             excess[worker.spec.pool] = excess.get(worker.spec.pool, 0) + 1
         for pool in excess:
             excess[pool] -= self.most_idle_in.get(pool, self.most_idle)
-        old = now - round(self.idle_s * SECOND_US)
         ended = []
         for worker in idle:
-            if excess[worker.spec.pool] > 0 or (worker.idle_since or 0) <= old:
+            if excess[worker.spec.pool] > 0 or self._over_at(worker) <= now:
                 excess[worker.spec.pool] -= 1
                 ended.append(worker)
         return ended
@@ -136,11 +142,13 @@ class Workers:
         """How many workers of a pool are busy, or are not."""
         return sum(1 for each in self if each.spec.pool == pool and (each.task is not None) is is_busy)
 
-    def idle_since(self) -> Instant | None:
-        """Since when the worker that has been idle longest is."""
-        return min(
-            (worker.idle_since for worker in self._idle() if worker.idle_since is not None), default=None
-        )
+    def next_over_at(self) -> Instant | None:
+        """When the next worker will have been idle too long."""
+        return min((self._over_at(worker) for worker in self._idle()), default=None)
+
+    def _over_at(self, worker: Worker) -> Instant:
+        idle_s = self.idle_s_in.get(worker.spec.pool, self.idle_s)
+        return Instant((worker.idle_since or 0) + round(idle_s * SECOND_US))
 
     def _idle(self) -> list[Worker]:
         return [
