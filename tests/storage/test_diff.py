@@ -16,7 +16,7 @@ from tests.storage.conftest import Attempt, rows
 
 from fourfold.core import context
 from fourfold.core.context import Ref
-from fourfold.core.errors import Corrupted, NotFound, Refused
+from fourfold.core.errors import Corrupted, NotFound, Refused, TooMuch
 from fourfold.core.ports.tables import Difference
 from fourfold.foundation.storage.changes import compared
 from fourfold.foundation.storage.service import Storage
@@ -187,3 +187,14 @@ def test_a_stream_that_nobody_reads_to_its_end_leaves_nothing(
     assert len(list(folder.iterdir())) == 1
     del reader
     assert list(folder.iterdir()) == []
+
+
+def test_a_comparison_that_does_not_fit_into_its_memory_says_so(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for start in (0, 100):
+        rows = {f"c{n}": [f"text {n} {start + row}" for row in range(100)] for n in range(300)}
+        storage.append("wide", pa.table(rows))
+    monkeypatch.setattr("fourfold.foundation.storage.changes.MEMORY", "4MB")
+    with pytest.raises(TooMuch, match="does not fit into the 4MB that a comparison takes"):
+        storage.diff("wide", before=0)

@@ -259,3 +259,11 @@ class TestKnownFiles:
         (tmp_path / "known").write_bytes(known)
         assert store.put_file(file) == digest
         assert counting.reads == 2
+
+
+def test_a_store_that_is_opened_on_a_full_disk_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = Disk(monkeypatch)
+    with disk.full_at(0), pytest.raises(OutOfSpace, match="nothing was stored"):
+        LocalBlobs(tmp_path / "blobs")

@@ -63,9 +63,10 @@ class LocalBlobs:
         self._lock = folder / "lock"
         self._synced: set[Path] = set()
         """Folders whose own names are known to be on the disk; they are never removed."""
-        self._new.mkdir(parents=True, exist_ok=True)
-        if not self._lock.exists():
-            self._lock.touch(0o600)  # now: on a full disk there would be no room for it
+        with _out_of_space(folder):
+            self._new.mkdir(parents=True, exist_ok=True)
+            if not self._lock.exists():
+                self._lock.touch(0o600)  # now: on a full disk there would be no room for it
         self._sweep()
 
     def __repr__(self) -> str:

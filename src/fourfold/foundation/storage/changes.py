@@ -13,7 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from fourfold.core.errors import FourfoldError, OutOfSpace, Refused
+from fourfold.core.errors import FourfoldError, OutOfSpace, Refused, TooMuch
 from fourfold.core.ports.tables import Difference
 from fourfold.core.rows import plain, rows_of
 from fourfold.core.storage import Row
@@ -140,5 +140,11 @@ def _translated(failed: list[FourfoldError]) -> Iterator[None]:
             raise OutOfSpace(
                 "no space left to compare two versions; nothing was changed",
                 ways_on=[f"free space under {tempfile.gettempdir()}"],
+            ) from error
+        if isinstance(error, duckdb.OutOfMemoryException):
+            raise TooMuch(
+                f"what two versions differ in does not fit into the {MEMORY} that a comparison takes: "
+                "rows are compared whole, and these have very many columns",
+                ways_on=["compare versions that differ less", "or read both with the columns that matter"],
             ) from error
         raise
