@@ -282,7 +282,7 @@ SlurmdTimeout=10
 KillWait=5
 UnkillableStepTimeout=30
 SchedulerType=sched/backfill
-SchedulerParameters=bf_interval=1,batch_sched_delay=1,sched_min_interval=1000
+SchedulerParameters=bf_interval=1,batch_sched_delay=0,sched_min_interval=1000
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core_Memory
 PreemptType=preempt/partition_prio

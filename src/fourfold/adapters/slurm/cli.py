@@ -228,7 +228,9 @@ def _partition(line: str) -> Partition:
         settings["PartitionName"],
         limit_s(settings.get("MaxTime", "UNLIMITED")),
         settings.get("Default") == "YES",
-        "" if state == "UP" else state.lower(),
+        ""
+        if state in ("UP", "DOWN")
+        else state.lower(),  # one that is down takes jobs, and starts them later
     )
 
 

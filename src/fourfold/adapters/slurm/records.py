@@ -163,7 +163,7 @@ def partition(told: Mapping[str, Any]) -> Partition:
         str(told["name"]),
         None if minutes is None or minutes < 0 else minutes * 60.0,
         "DEFAULT" in flags,
-        "" if "UP" in state or not state else "/".join(state).lower(),
+        "" if {"UP", "DOWN"} & set(state) or not state else "/".join(state).lower(),
     )
 
 
