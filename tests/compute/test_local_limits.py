@@ -264,7 +264,8 @@ while True: time.sleep(600)
     assert is_gone(int(pid))
 
 
-def test_a_port_is_given_once_however_many_ask(tmp_path: Path) -> None:
+def test_a_port_is_given_once_however_many_ask(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "urandom", bytes)  # all begin their search at the same one
     held = [Port() for _ in range(50)]
     numbers = [port.number for port in held]
     assert len(set(numbers)) == 50

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 import click
@@ -12,6 +13,10 @@ from fourfold.cli.output import Column, note, output_option, pairs, show, show_o
 
 if TYPE_CHECKING:
     from fourfold.core.serving import ServiceInfo
+
+
+LOOKS, LOOK_S = 8, 0.25
+"""Whoever looks after services takes a new one within a second: so long a start is followed."""
 
 
 @click.group(cls=Verbs, name="service")
@@ -71,6 +76,11 @@ def start(
             path=path,
             ready_within_s=duration_s(ready_within),
         )
+        for _ in range(LOOKS):
+            if found.is_kept:
+                break
+            time.sleep(LOOK_S)
+            found = opened.compute.service(name)
     _show(found, output)
 
 

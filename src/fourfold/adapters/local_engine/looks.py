@@ -38,13 +38,13 @@ class Looks:
     def look(self, at_most_s: float | None) -> None:
         """Take a look; the next is due within `at_most_s`, where given, unless looks are dear."""
         now = time.monotonic()
-        memory, used, states = 0, 0.0, set[str]()
+        resident, used, states = list[int](), 0.0, set[str]()
         read, written = moved_bytes("self")
         for pid in descendants(os.getpid()):
             fields = stat(pid)
             if fields is None:
                 continue
-            memory += resident_bytes(fields)
+            resident.append(resident_bytes(fields))
             used += cpu_s(fields)
             states.add(fields[0])
             moved = moved_bytes(pid)
@@ -57,7 +57,7 @@ class Looks:
         self._trace.add(
             age_s,
             cpu_s=self._group_cpu_s() or used,
-            memory_bytes=sum(group.memory_bytes() for group in self._groups) or memory,
+            memory_bytes=self._memory_bytes(resident),
             read_bytes=read - self._moved[0],
             written_bytes=written - self._moved[1],
         )
@@ -107,6 +107,15 @@ class Looks:
             "disk_wait_s": self._disk_wait_s(wall_s),
             "trace": trace.points,
         }
+
+    def _memory_bytes(self, resident: list[int]) -> int:
+        """Of one process what is resident; of several, each page once where a group can tell that.
+
+        A group does not count what others had loaded before, so the largest process is the least.
+        """
+        if not self._groups or len(resident) <= 1:
+            return sum(resident)
+        return max(sum(group.memory_bytes() for group in self._groups), max(resident))
 
     def _group_cpu_s(self) -> float | None:
         told = [group.cpu_s() for group in self._groups]
