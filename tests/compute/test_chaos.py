@@ -77,8 +77,9 @@ time.sleep(600)
 
 
 def lines(path: Path) -> list[list[str]]:
+    """The whole lines so far: the last may be half written."""
     try:
-        return [line.split() for line in path.read_text().splitlines()]
+        return [line.split() for line in path.read_text().rpartition("\n")[0].splitlines()]
     except FileNotFoundError:
         return []
 

@@ -78,6 +78,12 @@ def test_memory_that_a_child_takes_ends_the_job_as_out_of_memory(engine: LocalEn
     assert "its limit of 64 MiB" in exit_.reason
 
 
+def test_the_job_ends_also_when_its_first_process_would_go_on_without_the_child(engine: LocalEngine) -> None:
+    goes_on = IN_A_CHILD.replace("sys.exit(3)", "time.sleep(600)")
+    engine.submit(Launch("a", python(goes_on), resources=limited(64 * MIB)))
+    assert end_of(engine, "a").kind is ExitKind.out_of_memory
+
+
 def test_a_failure_within_its_memory_is_a_failure(engine: LocalEngine) -> None:
     script = "import os; block = bytearray(32 << 20); os.kill(os.getpid(), 9)"
     engine.submit(Launch("killed", python(script), resources=limited(256 * MIB)))

@@ -224,6 +224,16 @@ def test_stopping_drains_and_forgetting_needs_it_stopped(world: World) -> None:
         world.desk.service("web")
 
 
+def test_what_somebody_asks_meanwhile_is_not_written_over(world: World) -> None:
+    world.start()
+    before = world.tables.get("web")
+    assert before is not None
+    world.desk.stop("web")
+    assert world.tables.put(before, replace(before.state, phase=ServicePhase.ready)) is None
+    assert not world.tables.remove(before)
+    assert world.is_in(ServicePhase.ending)
+
+
 def test_a_keeper_that_comes_after_one_that_died_starts_nothing_twice(world: World) -> None:
     world.start()
     world.pass_s(2)
