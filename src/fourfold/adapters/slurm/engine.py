@@ -55,8 +55,6 @@ reads the project's tables itself. They lie in a file of ours alone until the jo
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS",
            "RAYON_NUM_THREADS")  # fmt: skip
 KEEPER = Path(__file__).with_name("keeper.py")
-QUEUE_FRESH_S = 0.5
-"""A look at the queue serves so long, whoever asks."""
 FIRST_LOOK_S, LONGEST_LOOK_S = 0.005, 0.25
 """While we wait, files are looked at so often at first, and in the end; for a tenth of a core at most."""
 QUEUE_LOOK_S, QUEUE_LONGEST_S = 2.0, 15.0
@@ -101,7 +99,6 @@ class SlurmEngine:
         self._controls = Controls(self._folder)
         self._label = self._made_label()
         self._ended: dict[str, JobStatus] = {}
-        self._queue: tuple[float, dict[str, list[SlurmJob]]] | None = None
         self._force_at: dict[str, float] = {}
 
     def __repr__(self) -> str:
@@ -165,7 +162,6 @@ class SlurmEngine:
                     ways_on=[*error.ways_on, "submit the same key again: if it was taken, it will be found"],
                 ) from error
             files.write("job.json", {"job_id": job_id, "at": _now()})
-            self._queue = None
 
     def status(self, keys: Collection[str]) -> Mapping[str, JobStatus]:
         found = self._by_files(keys)
@@ -362,17 +358,12 @@ class SlurmEngine:
     # Talking with Slurm.
 
     def _look(self, files: Collection[JobFiles]) -> dict[str, list[SlurmJob]]:
-        """The queue by name: one question for all, and a fresh answer serves for the next."""
-        now = time.monotonic()
-        if self._queue is not None and now - self._queue[0] < QUEUE_FRESH_S:
-            return self._queue[1]
+        """The queue by name: one question for all."""
         records = [each.read("start.json") or each.read("job.json") for each in files]
         ids = [int(record["job_id"]) for record in records if record is not None]
         queue: dict[str, list[SlurmJob]] = {}
         for job in self._cluster.queue(ids if len(ids) == len(records) else ()):
             queue.setdefault(job.name, []).append(job)
-        if len(ids) != len(records) or not ids:
-            self._queue = (now, queue)
         return queue
 
     def _found(self, name: str) -> int | None:
@@ -385,7 +376,6 @@ class SlurmEngine:
         """Take a job that has not started out of the queue."""
         name = self._name(key)
         jobs = [job.job_id for job in self._cluster.queue(()) if job.name == name and job.is_active]
-        self._queue = None
         if jobs and not files.exists("start.json"):
             self._cluster.cancel(jobs)
 
