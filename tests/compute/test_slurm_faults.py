@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Collection, Iterator
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -88,6 +89,10 @@ class Faulty(SlurmCommands):
         return super().queue(job_ids)
 
 
+def is_over(commands: SlurmCommands, job_id: int) -> bool:
+    return not any(job.job_id == job_id and job.is_active for job in commands.queue(()))
+
+
 @contextmanager
 def faulty(cluster: SlurmCluster, folder: Path) -> Iterator[tuple[SlurmEngine, Faulty]]:
     commands = Faulty(cluster)
@@ -154,12 +159,17 @@ def test_a_submission_whose_answer_was_lost_is_found_and_not_repeated(
 
 def test_a_job_that_slurm_has_twice_starts_once(slurm: SlurmCluster, tmp_path: Path) -> None:
     with faulty(slurm, tmp_path / "jobs") as (engine, commands):
-        engine.submit(Launch("a", ONCE))
-        twice = commands.submit(commands.orders[0])
-        assert end_of(engine, "a").kind is ExitKind.ok
-        eventually(lambda: not any(job.job_id == twice and job.is_active for job in commands.queue(())))
-        assert engine.logs("a").data.count(b"ran") == 1
-        assert engine.status(["a"])["a"].exit == Exit(ExitKind.ok, "", 0)
+        engine.submit(Launch("a", SLEEP))
+        begun(engine, "a")
+        for is_running in (True, False):
+            twice = commands.submit(commands.orders[0])
+            eventually(partial(is_over, commands, twice))
+            assert engine.logs("a").data.count(b"begun") == 1
+            if is_running:
+                assert engine.status(["a"])["a"].phase is Phase.running
+                engine.stop("a", 0)
+                end_of(engine, "a")
+        assert engine.status(["a"])["a"].exit == Exit(ExitKind.cancelled, "stopped")
 
 
 def test_a_controller_that_was_killed_forgets_an_end_and_the_job_does_not_run_again(
