@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from tests.compute.test_local_engine import UNIT, eventually, is_gone
 
-from fourfold.adapters.local_engine import LocalEngine
+from fourfold.adapters.local_engine import LocalEngine, groups
 from fourfold.adapters.local_engine.strays import marked
 from fourfold.adapters.system_clock import SystemClock
 from fourfold.catalog.database import Catalog
@@ -137,6 +137,8 @@ def test_kills_at_random_points_leave_nothing_running_and_lose_nothing(number: i
             break
         time.sleep(0.02)
     assert not left, f"{victim}: processes {left} outlived their job"
+    names = [groups.name_of(str(each)) for each in folder.iterdir()] if folder.exists() else []
+    assert [each for name in names for each in groups.left_by(groups.find_place(), name)] == []
     accepted = [line[1] for line in lines(said) if line[0] == "accepted"]
     starts = [line[1] for line in lines(told) if line[0] == "start"]
     ends = [line[1] for line in lines(told) if line[0] == "end"]

@@ -118,6 +118,11 @@ class Group:
             with contextlib.suppress(OSError):
                 os.rmdir(folder)
 
+    @property
+    def is_gone(self) -> bool:
+        """Whether it has been removed."""
+        return not any(os.path.isdir(folder) for folder in self.folders)
+
 
 def name_of(folder: str) -> str:
     """A job's name among all groups of this machine, from its folder."""

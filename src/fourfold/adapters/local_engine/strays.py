@@ -31,7 +31,11 @@ def end_marked(folders: Collection[str], place: Mapping[str, str] | None = None)
         ended.update(folder for _, folder in found)
     for folder in folders:
         for group in groups.left_by(place, groups.name_of(folder)):
-            group.remove()
+            for _ in range(100):  # what was killed is in its group until it is gone
+                group.remove()
+                if group.is_gone:
+                    break
+                time.sleep(0.01)
     return ended
 
 
