@@ -55,11 +55,11 @@ def ray_cluster_running() -> Iterator[RayCluster]:
         "RAY_AUTH_TOKEN": token,
         "RAY_TMPDIR": str(folder),
         "RAY_USAGE_STATS_ENABLED": "0",
-        # A dead node is noticed in about three seconds rather than thirty.
-        "RAY_health_check_initial_delay_ms": "1000",
+        # A dead node is noticed in about ten seconds; sooner, live ones of a busy machine were lost too.
+        "RAY_health_check_initial_delay_ms": "2000",
         "RAY_health_check_period_ms": "1000",
-        "RAY_health_check_timeout_ms": "5000",
-        "RAY_health_check_failure_threshold": "3",
+        "RAY_health_check_timeout_ms": "10000",
+        "RAY_health_check_failure_threshold": "10",
     }
     command = [python, str(NODES), str(folder / "control"), str(port)]
     with (folder / "log").open("w") as log:

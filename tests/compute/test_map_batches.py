@@ -113,6 +113,14 @@ def test_results_are_those_of_the_function_in_the_order_of_the_rows(on: str | En
     assert found.to_pylist() == expected.to_pylist()
 
 
+def test_a_pool_is_named_by_the_settings(
+    ray_cluster: RayCluster, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = f"{ray_cluster.address}&ray_python={ray_cluster.python}"
+    monkeypatch.setenv("FOURFOLD_POOLS_LAB_ENGINE", address)
+    assert ff.map_batches(NESTED, same, batch_rows=3, on="lab").read_all() == NESTED
+
+
 @pytest.mark.parametrize(
     ("fn", "told"),
     [

@@ -140,17 +140,18 @@ def test_a_job_goes_on_without_the_engine_that_submitted_it(
 def test_a_job_whose_node_is_killed_is_lost_and_its_processes_ended(
     engine: RayEngine, ray_cluster: RayCluster
 ) -> None:
-    before = {offer.unit for offer in engine.offers(Resources())}
-    doomed = ray_cluster.ask("add 1 1")
-    (offer,) = engine.offers(Resources(gpu=Range(1)))
+    before = {offer.unit for offer in engine.offers(Resources(cpu=Range(0)))}
+    doomed = ray_cluster.ask("add 0 1")  # without cores: jobs of other tests shall not be on it
+    asked = Resources(cpu=Range(0), gpu=Range(1))
+    (offer,) = engine.offers(asked)
     assert offer.unit not in before
-    engine.submit(Launch("a", python(ESCAPE, "600"), resources=Resources(gpu=Range(1))))
+    engine.submit(Launch("a", python(ESCAPE, "600"), resources=asked))
     escaped = int(first_line(engine, "a"))
     assert engine.status(["a"])["a"].unit == offer.unit
     ray_cluster.ask(f"kill {doomed}")
     assert kind(ended(engine, "a")) is ExitKind.worker_lost
     eventually(lambda: is_gone(escaped))
-    assert {offer.unit for offer in engine.offers(Resources())} == before
+    assert {offer.unit for offer in engine.offers(Resources(cpu=Range(0)))} == before
     assert engine.logs("a", 1 << 30).is_end
 
 

@@ -46,6 +46,10 @@ MOST_LAUNCH_BYTES = 96 * 1024
 """Of a command and its environment together: Linux takes 128 KiB in one variable."""
 FIRST_LOOK_S = 0.1
 LAST_LOOK_S = 1.0
+ALONE_LOOK_S = 0.05
+"""The first pause where one job is asked for, which costs Ray little."""
+LOOK_SHARE = 0.05
+"""A pause is this share of the wait so far: an end is known five percent late, and looks grow rare."""
 NODES_FRESH_S = 3.0
 ENDED_WAIT_S = 3600
 """What Ray is told to wait after its polite word: the keeper ends the job long before."""
@@ -123,15 +127,14 @@ class RayEngine:
 
     def wait(self, keys: Collection[str], timeout_s: float) -> Mapping[str, JobStatus]:
         """Ray tells nobody of an end, so this looks: soon at first, then once a second."""
-        deadline = time.monotonic() + timeout_s
-        pause_s = FIRST_LOOK_S
+        began = time.monotonic()
+        deadline = began + timeout_s
         while True:
             found = self.status(keys)
             left = deadline - time.monotonic()
             if left <= 0 or any(job.phase in (Phase.ended, Phase.unknown) for job in found.values()):
                 return found
-            time.sleep(min(left, pause_s))
-            pause_s = min(LAST_LOOK_S, pause_s * 1.3)
+            time.sleep(min(left, pause_s(time.monotonic() - began, len(found))))
 
     def logs(self, key: str, offset: int = 0, limit_bytes: int = 1 << 20) -> LogChunk:
         id_ = self._id(key)
@@ -351,6 +354,16 @@ class RayEngine:
         if self._nodes_at is None or now - self._nodes_at > fresh_s:
             self._nodes, self._nodes_at = self._api.nodes(), now
         return self._nodes
+
+
+def pause_s(waited_s: float, key_count: int) -> float:
+    """How long to pause before the next look at so many jobs.
+
+    >>> pause_s(0.0, 1), pause_s(10.0, 1), pause_s(600.0, 50)
+    (0.05, 0.5, 1.0)
+    """
+    first_s = ALONE_LOOK_S if key_count == 1 else FIRST_LOOK_S
+    return min(LAST_LOOK_S, max(first_s, waited_s * LOOK_SHARE))
 
 
 def _of_a_gang(
