@@ -41,7 +41,8 @@ def leftovers(store: DeltaTables, folder: Path, name: str) -> list[str]:
         for version in range(store.snapshot(address).version + 1):
             needed |= {file.stored_at for file in store._log(address).at(version).files.values()}
     there = {str(path.relative_to(folder / name)) for path in (folder / name).rglob("*") if path.is_file()}
-    return sorted(path for path in there - needed if "_delta_log/0" not in path)
+    kept = ("_delta_log/0", "_delta_log/.turn")
+    return sorted(path for path in there - needed if not any(word in path for word in kept))
 
 
 def cuts(

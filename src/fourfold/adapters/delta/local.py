@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import secrets
 import shutil
@@ -15,6 +14,7 @@ import pyarrow.fs as pafs
 
 from fourfold.adapters.delta.disk import Disk
 from fourfold.adapters.delta.place import StoredFile
+from fourfold.adapters.delta.turns import Turn
 from fourfold.core.times import Instant
 
 _UNFINISHED = ".unfinished-"
@@ -92,17 +92,16 @@ class LocalPlace:
         while True:
             self._make(path)
             try:
-                descriptor = os.open(path, os.O_RDONLY)
+                turn = Turn(path)
             except FileNotFoundError:
                 continue  # dropped this moment
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
-                if not _is_still(path, descriptor):
+                if not turn.is_valid:
                     continue
                 yield
                 return
             finally:
-                os.close(descriptor)
+                turn.end()
 
     # Data files
 
@@ -214,13 +213,6 @@ class LocalPlace:
             self._disk.mkdir(folder)
             self._disk.sync(folder.parent)
         self._rooted.add(folder)
-
-
-def _is_still(path: Path, descriptor: int) -> bool:
-    """Whether a path still means the folder that was opened."""
-    with suppress(FileNotFoundError):
-        return os.path.samestat(os.stat(path), os.fstat(descriptor))
-    return False
 
 
 def _walk(folder: Path, prefix: str, after: str, *, deep: bool) -> Iterator[StoredFile]:

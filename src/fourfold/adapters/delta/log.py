@@ -55,7 +55,6 @@ class Log:
         self._foreign: dict[int, Entry] = {}
         """Entries that another program wrote, which nobody may have synced."""
         self._lock = threading.RLock()
-        self._turn = threading.Lock()
 
     def __repr__(self) -> str:
         return f"<Log {self.name} at {self._newest.version if self._newest else 'no version'}>"
@@ -135,7 +134,7 @@ class Log:
     @contextmanager
     def turn(self) -> Iterator[None]:
         """One's turn to commit: among the threads of this process, and where it can be among processes."""
-        with self._turn, ExitStack() as stack:
+        with ExitStack() as stack:
             with writable(self.name):
                 stack.enter_context(self.place.turn(self.folder))
             yield

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from typing import TypeVar
 
 import pyarrow as pa
@@ -32,6 +33,8 @@ class ObjectPlace:
         self._objects = objects
         self._filesystem = filesystem
         self._root = root
+        self._turns: dict[str, threading.Lock] = {}
+        self._lock = threading.Lock()
 
     def __repr__(self) -> str:
         return f"{self._objects.address}/{self._root}"
@@ -64,8 +67,12 @@ class ObjectPlace:
         stat = self._objects.stat(self._key(path))
         return None if stat is None else stat.tag
 
-    def turn(self, folder: str) -> AbstractContextManager[None]:  # noqa: ARG002
-        return nullcontext()
+    @contextmanager
+    def turn(self, folder: str) -> Iterator[None]:
+        with self._lock:
+            turn = self._turns.setdefault(folder, threading.Lock())
+        with turn:
+            yield
 
     # Data files
 

@@ -66,10 +66,10 @@ class Place(Protocol):
         ...
 
     def turn(self, folder: str) -> AbstractContextManager[None]:
-        """Waits for one's turn to commit to the log in `folder`.
+        """Waits for one's turn to commit to the log in `folder`; turns go by who asked first.
 
         It spares writers of one place lost tries. Nothing relies on it: where there are no locks, it
-        does nothing.
+        keeps only the threads of this process apart.
         """
         ...
 
