@@ -21,6 +21,11 @@ class Resources:
     gpu_name: str = ""
     time_limit_s: float | None = None
     max_price_usd_per_hour: float | None = None
+    """Of a whole unit."""
+    gpu_memory_bytes: Range = Range(0)
+    """Of each GPU."""
+    arch: str = ""
+    """As Linux calls it: `x86_64`, `aarch64`; "" is any."""
 
 
 class ExitKind(StrEnum):
@@ -78,3 +83,9 @@ class UnitCapacity:
     cpu: float
     memory_bytes: int
     gpu: int = 0
+    gpu_name: str = ""
+    gpu_memory_bytes: int = 0
+    """Of the smallest of its GPUs; 0 where that is not known."""
+    arch: str = ""
+    """"" where that is not known."""
+    price_usd_per_hour: float = 0.0

@@ -304,7 +304,19 @@ class LocalEngine:
         unit = self._unit
         gpu_name = unit.gpus[0].name if unit.gpus else ""
         price = self._price_usd_per_hour
-        return (Offer(unit.name, unit.cores, unit.memory_bytes, len(unit.gpus), gpu_name, price),)
+        gpu_memory = min((gpu.memory_bytes for gpu in unit.gpus), default=0)
+        return (
+            Offer(
+                unit.name,
+                unit.cores,
+                unit.memory_bytes,
+                len(unit.gpus),
+                gpu_name,
+                price,
+                gpu_memory_bytes=gpu_memory,
+                arch=unit.architecture,
+            ),
+        )
 
     def _claim(self, folder: Path, launch: Launch) -> bool:
         """Make the job's folder; whether it is we who made it.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from fourfold.core.errors import Refused
+from fourfold.core.jobs import UnitCapacity
 from fourfold.core.ports.engine import Capabilities, Launch, Offer, Resources
 from fourfold.core.quantities import bytes_text
 
@@ -19,7 +20,7 @@ def match(request: Resources, offers: Iterable[Offer]) -> tuple[Offer, ...]:
     )
 
 
-def shortfalls(request: Resources, offer: Offer) -> tuple[tuple[str, float, str, str], ...]:
+def shortfalls(request: Resources, offer: Offer | UnitCapacity) -> tuple[tuple[str, float, str, str], ...]:
     """What the offer lacks: (name, how many times too little, asked, offered), worst first."""
     pairs = (
         ("cores", request.cpu.low, offer.cpu, f"{request.cpu.low:g}", f"{offer.cpu:g}"),
@@ -37,14 +38,30 @@ def shortfalls(request: Resources, offer: Offer) -> tuple[tuple[str, float, str,
         for what, asked, offered, asked_text, offered_text in pairs
         if asked > offered
     ]
-    wants_gpu = request.gpu.low > 0 and request.gpu_name.lower() not in offer.gpu_name.lower()
-    if wants_gpu and offer.gpu:
-        lacking.append(("GPU", 2.0, request.gpu_name, offer.gpu_name or "unnamed"))
+    return tuple(sorted([*lacking, *unsuited(request, offer)], key=lambda row: (-row[1], row[0])))
+
+
+def unsuited(request: Resources, offer: Offer | UnitCapacity) -> tuple[tuple[str, float, str, str], ...]:
+    """Of `shortfalls`, those that no free room makes good: the kind of a unit and its price.
+
+    What is asked for and not known of the unit counts as lacking: a guess would fail later, and at a cost.
+    """
+    lacking: list[tuple[str, float, str, str]] = []
+    if request.gpu.low > 0 and offer.gpu:
+        if request.gpu_name.lower() not in offer.gpu_name.lower():
+            lacking.append(("GPU", 2.0, request.gpu_name, offer.gpu_name or "unnamed"))
+        asked, given = request.gpu_memory_bytes.low, offer.gpu_memory_bytes
+        if asked > given:
+            given_text = bytes_text(given) if given else "unknown"
+            ratio = asked / given if given else float("inf")
+            lacking.append(("GPU memory", ratio, bytes_text(asked), given_text))
+    if request.arch and request.arch != offer.arch:
+        lacking.append(("architecture", 2.0, request.arch, offer.arch or "unknown"))
     limit = request.max_price_usd_per_hour
     if limit is not None and offer.price_usd_per_hour > limit:
         ratio = offer.price_usd_per_hour / limit if limit else float("inf")
         lacking.append(("price", ratio, f"at most ${limit:g} per hour", f"${offer.price_usd_per_hour:g}"))
-    return tuple(sorted(lacking, key=lambda row: (-row[1], row[0])))
+    return tuple(lacking)
 
 
 def refusal(request: Resources, offers: Iterable[Offer], *, who: str) -> Refused:
@@ -70,6 +87,12 @@ def refusal(request: Resources, offers: Iterable[Offer], *, who: str) -> Refused
     elif what == "GPU":
         claim = f"asks for a GPU named '{asked}', but the nearest unit has '{offered}'"
         way_on = "name another GPU, or add such a unit"
+    elif what == "GPU memory":
+        claim = f"asks for GPUs of {asked} each, but those of the nearest unit have {offered}"
+        way_on = "ask for less memory of a GPU, or add such a unit"
+    elif what == "architecture":
+        claim = f"asks for architecture {asked}, but that of the nearest unit is {offered}"
+        way_on = "leave arch away, or add such a unit"
     else:
         claim = f"asks for {asked} {what}, but no unit can ever give more than {offered}"
         way_on = f"ask for less {what}" if what == "memory" else f"ask for fewer {what}"

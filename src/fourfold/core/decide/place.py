@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from fourfold.core.decide.match import shortfalls, unsuited
 from fourfold.core.jobs import Resources, UnitCapacity
 from fourfold.core.quantities import bytes_text
 from fourfold.core.times import Instant, seconds_between
@@ -82,14 +83,17 @@ def place(
             continue
         for unit in units:
             left = free[unit.name]
-            if all(have + _ROUNDING >= want for have, want in zip(left, need, strict=True)):
+            if not unsuited(work.resources, unit) and all(
+                have + _ROUNDING >= want for have, want in zip(left, need, strict=True)
+            ):
                 for index, want in enumerate(need):
                     left[index] -= want
                 lease = Lease(work.holder, unit.name, need[0], round(need[1]), need[2])
                 decisions.append(Start(work.holder, lease, f"{_words(need)} free on {unit.name}"))
                 break
         else:
-            decisions.append(Hold(work.holder, _why_not(units, free, need)))
+            suited = [unit for unit in units if not unsuited(work.resources, unit)]
+            decisions.append(Hold(work.holder, _why_not(suited, free, need)))
             if seconds_between(work.ready_at, now) >= PATIENCE_S:
                 kept_for = work.holder
     return tuple(decisions)
@@ -104,19 +108,33 @@ def never_fits(units: Sequence[UnitCapacity], resources: Resources) -> str:
     """
     need = (resources.cpu.low, resources.memory_bytes.low, resources.gpu.low)
     if any(
-        unit.cpu + _ROUNDING >= need[0] and unit.memory_bytes >= need[1] and unit.gpu >= need[2]
+        unit.cpu + _ROUNDING >= need[0]
+        and unit.memory_bytes >= need[1]
+        and unit.gpu >= need[2]
+        and not unsuited(resources, unit)
         for unit in units
     ):
         return ""
     if not units:
         return f"asks for {_words(need)} but there is no unit at all"
-    largest = sorted(units, key=lambda unit: (-unit.memory_bytes, -unit.cpu, unit.name))
-    shown = [
-        f"{unit.name} has {_words((unit.cpu, unit.memory_bytes, float(unit.gpu)))}"
-        for unit in largest[:MOST_SHOWN]
+    large = [
+        unit for unit in units if all(have >= want for have, want in zip(_whole(unit), need, strict=True))
     ]
+    if large:
+        nearest = min(large, key=lambda unit: ([row[1] for row in shortfalls(resources, unit)], unit.name))
+        lacks = "; ".join(
+            f"{what} {asked} is asked for, and {nearest.name} has {offered}"
+            for what, _, asked, offered in unsuited(resources, nearest)
+        )
+        return f"asks for what no unit that is large enough can ever give: {lacks}"
+    largest = sorted(units, key=lambda unit: (-unit.memory_bytes, -unit.cpu, unit.name))
+    shown = [f"{unit.name} has {_words(_whole(unit))}" for unit in largest[:MOST_SHOWN]]
     more = [f"and {len(units) - MOST_SHOWN} more"] if len(units) > MOST_SHOWN else []
     return f"asks for {_words(need)} but no unit can ever give it: {'; '.join([*shown, *more])}"
+
+
+def _whole(unit: UnitCapacity) -> tuple[float, float, float]:
+    return unit.cpu, unit.memory_bytes, float(unit.gpu)
 
 
 def _words(need: tuple[float, float, float]) -> str:

@@ -96,6 +96,10 @@ class Offer:
     gpu: int = 0
     gpu_name: str = ""
     price_usd_per_hour: float = 0.0
+    gpu_memory_bytes: int = 0
+    """Of the smallest of its GPUs; 0 where that is not known."""
+    arch: str = ""
+    """As Linux calls it; "" where that is not known."""
 
 
 @dataclass(frozen=True, slots=True)

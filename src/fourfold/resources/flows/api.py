@@ -13,6 +13,7 @@ from functools import update_wrapper
 from types import CodeType, FunctionType, ModuleType
 from typing import Any, overload
 
+from fourfold.core import words
 from fourfold.core.errors import Refused, did_you_mean
 from fourfold.core.flows import Backoff, FlowRun, Policy
 from fourfold.core.jobs import Resources
@@ -82,7 +83,9 @@ def step(
     name: str = "",
     cpu: float | str = 1,
     memory: int | str = 0,
-    gpu: float | str = 0,
+    gpu: float | str | Mapping[str, object] = 0,
+    arch: str = "",
+    max_price: float | str | None = None,
     retries: int = 0,
     backoff: float | str = "1s..5m",
     timeout: float | str | dt.timedelta | None = None,
@@ -96,7 +99,9 @@ def step(
     name: str = "",
     cpu: float | str = 1,
     memory: int | str = 0,
-    gpu: float | str = 0,
+    gpu: float | str | Mapping[str, object] = 0,
+    arch: str = "",
+    max_price: float | str | None = None,
     retries: int = 0,
     backoff: float | str = "1s..5m",
     timeout: float | str | dt.timedelta | None = None,
@@ -108,7 +113,8 @@ def step(
     `backoff` is the wait before the second try, and after two dots the longest wait. With `cache`, an
     equal call (same code of the project's modules that it imports, environment and arguments) is answered
     from the record, as long as the tables and models that it read or wrote have not moved since.
-    `pool` names the pool it runs in, unless the settings move it elsewhere.
+    `pool` names the pool it runs in, unless the settings move it elsewhere. `gpu` is a count, a name with
+    count and memory (`"a100:2:40GiB"`), or a table of them; `max_price` is in US dollars per hour of a unit.
 
     >>> @step(cpu=2, memory="1GiB", retries=2, timeout="10m")
     ... def double(x): return 2 * x
@@ -117,11 +123,16 @@ def step(
     """
     if not 0 <= retries <= 1000:
         raise Refused(f"a step is retried from 0 to 1000 times, not {retries}")
+    gpus = words.GpuWord.parse(gpu)
     policy = Policy(
         resources=Resources(
             cpu=Range.parse(cpu, what="cpu"),
             memory_bytes=Range.parse(memory, what="memory", memory=True),
-            gpu=Range.parse(gpu, what="gpu"),
+            gpu=gpus.count,
+            gpu_name=gpus.name,
+            gpu_memory_bytes=gpus.memory_bytes,
+            arch=words.architecture(arch),
+            max_price_usd_per_hour=words.price_usd_per_hour(max_price),
         ),
         retries=retries,
         backoff=_backoff(backoff),

@@ -58,7 +58,16 @@ class PoolPlan:
         """What of an engine's offers the pool takes, by names of its own."""
         most = self.most_units or len(offers)
         return tuple(
-            UnitCapacity(unit_name(self.name, each.unit), each.cpu, each.memory_bytes, each.gpu)
+            UnitCapacity(
+                unit_name(self.name, each.unit),
+                each.cpu,
+                each.memory_bytes,
+                each.gpu,
+                each.gpu_name,
+                each.gpu_memory_bytes,
+                each.arch,
+                max(each.price_usd_per_hour, self.price_usd_per_hour),
+            )
             for each in offers[:most]
         )
 
