@@ -24,7 +24,7 @@ from pathlib import Path
 
 from fourfold.adapters.local_engine import LocalEngine
 from fourfold.core.ports.engine import Launch
-from fourfold.foundation.compute.bench import THREAD_SETTINGS
+from fourfold.foundation.compute.apart import THREAD_SETTINGS
 from fourfold.foundation.compute.measure import TRIAD_BYTES_PER_ELEMENT
 from fourfold.foundation.compute.units import find_unit
 from fourfold.runner.meter import Meter

@@ -8,10 +8,11 @@ import click
 
 from fourfold.cli.main import Verbs
 from fourfold.cli.opened import services
-from fourfold.cli.output import Column, note, output_option, show, size, when
+from fourfold.cli.output import Column, note, output_option, show, show_one, size, when
 
 if TYPE_CHECKING:
     from fourfold.core.compute import UnitInfo
+    from fourfold.core.quality import TimeToQuality
 
 
 @click.group(cls=Verbs, name="unit")
@@ -46,6 +47,82 @@ def ls(output: str) -> None:
         note("measure it: fourfold unit bench")
 
 
+@command.command("show")
+@click.argument("unit", default="local")
+@output_option
+def show_unit(unit: str, output: str) -> None:
+    """What a unit is, its newest measurement and time to quality."""
+    with services() as opened:
+        info = opened.compute.unit_info(unit)
+    found = info.unit
+    facts: list[tuple[str, object]] = [
+        ("unit", found.name),
+        ("cpu", f"{found.cores:g} cores, {found.cpu_model} ({found.architecture})"),
+        ("memory", size(found.memory_bytes)),
+        ("last cache", size(found.last_level_cache_bytes)),
+        ("gpus", tuple(f"{gpu.name} {size(gpu.memory_bytes)}" for gpu in found.gpus)),
+        ("limited by", found.limited_by),
+        ("price", f"${info.price_usd_per_hour:g} an hour" if info.price_usd_per_hour else ""),
+    ]
+    if info.measurement is not None:
+        facts.append(("measured", _as_of(info.measurement.at, info.measurement.other_cores_busy)))
+        facts += [(f.name.value, f"{f.value:.4g} {f.dimension}") for f in info.measurement.figures]
+    if info.quality is not None:
+        facts.append(("trained", _as_of(info.quality.at, info.quality.other_cores_busy)))
+        facts += [
+            (
+                f"{r.task.value} to {r.target:g} {r.dimension}",
+                _seconds(r.seconds) or f"void: {r.void_because}",
+            )
+            for r in info.quality.results
+        ]
+        facts.append(("time to quality", _together(info.quality)))
+    show_one(info, facts, output)
+    if output == "table":
+        for missing, verb in ((info.measurement, "bench"), (info.quality, "quality")):
+            if missing is None:
+                note(f"measure it: fourfold unit {verb} {unit}")
+
+
+@command.command("quality")
+@click.argument("unit", default="local")
+@output_option
+def quality(unit: str, output: str) -> None:
+    """Train three small tasks to a fixed quality, five times each: about a minute.
+
+    In the manner of MLPerf training: frozen hyper-parameters, the fastest and the slowest run dropped,
+    the mean of the rest. Each run uses one core.
+    """
+    with services() as opened:
+        if output == "table":
+            note(f"training on '{unit}' ...")
+        made = opened.compute.measure_quality(unit)
+    if output != "table":
+        show_one(made, (), output)
+        return
+    show(
+        made.results,
+        [
+            Column("TASK", lambda r: r.task.value),
+            Column("TO", lambda r: f"{r.target:g} {r.dimension}"),
+            Column("SECONDS", lambda r: "void" if r.seconds is None else f"{r.seconds:.3g}", is_number=True),
+            Column("RANGE", lambda r: "" if r.low is None else f"{r.low:.3g} to {r.high:.3g}"),
+            Column("STEPS", lambda r: " ".join(str(t.step_count) for t in r.trainings)),
+            Column("FAILED", lambda r: r.failed_count, is_number=True),
+        ],
+        output,
+    )
+    note(f"together: {_together(made)}")
+    for result in made.results:
+        if result.void_because:
+            note(f"{result.task.value} is void: {result.void_because}")
+        for each in result.trainings:
+            if not each.has_converged:
+                note(f"{result.task.value}, seed {each.seed}: {each.why}")
+    if not made.is_confident:
+        note(_disturbed(made.other_cores_busy))
+
+
 @command.command("bench")
 @click.argument("unit", default="local")
 @click.option("--quick", is_flag=True, help="About 3 seconds instead of 15, less exact.")
@@ -57,8 +134,6 @@ def bench(unit: str, quick: bool, output: str) -> None:
             note(f"measuring '{unit}' ...")
         made = opened.compute.bench(unit, quick=quick)
     if output != "table":
-        from fourfold.cli.output import show_one
-
         show_one(made, (), output)
         return
     show(
@@ -75,9 +150,29 @@ def bench(unit: str, quick: bool, output: str) -> None:
     for each in made.notes:
         note(each)
     if not made.is_confident:
-        note(
-            f"other processes kept {made.other_cores_busy:.1f} cores busy meanwhile: measure again when idle"
-        )
+        note(_disturbed(made.other_cores_busy))
+
+
+def _together(made: TimeToQuality) -> str:
+    if made.seconds is None:
+        return "void"
+    from fourfold.core.compute import usd_text
+
+    cost = "" if made.cost_nanousd is None else f", {usd_text(made.cost_nanousd)} for all tasks once"
+    return f"{made.seconds:.3g} s on one core (geometric mean){cost}"
+
+
+def _seconds(value: float | None) -> str:
+    return "" if value is None else f"{value:.3g} s"
+
+
+def _as_of(at: int, other_cores_busy: float) -> str:
+    doubt = "" if other_cores_busy < 0.1 else f", while others kept {other_cores_busy:.1f} cores busy"
+    return f"{when(at)}{doubt}"
+
+
+def _disturbed(other_cores_busy: float) -> str:
+    return f"other processes kept {other_cores_busy:.1f} cores busy meanwhile: measure again when idle"
 
 
 def _figure(info: UnitInfo, name: str) -> str:

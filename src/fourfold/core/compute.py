@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from fourfold.core.jobs import Exit, Usage
+from fourfold.core.quality import TimeToQuality
 from fourfold.core.times import Instant
 
 NANO_PER_USD = 10**9
@@ -121,11 +122,12 @@ class Measurement:
 
 @dataclass(frozen=True, slots=True)
 class UnitInfo:
-    """A unit with its price now and its newest measurement."""
+    """A unit with its price now, its newest measurement and its newest time to quality."""
 
     unit: Unit
     price_usd_per_hour: float = 0.0
     measurement: Measurement | None = None
+    quality: TimeToQuality | None = None
 
 
 @dataclass(frozen=True, slots=True)

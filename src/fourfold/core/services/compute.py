@@ -6,6 +6,7 @@ from typing import Protocol
 
 from fourfold.core.compute import EnvironmentRecord, Job, JobReport, JobTotals, Measurement, UnitInfo
 from fourfold.core.environment import Environment
+from fourfold.core.quality import TimeToQuality
 from fourfold.core.routes import Role, route
 from fourfold.core.serving import ServiceInfo, ServiceLog
 
@@ -15,7 +16,12 @@ class Compute(Protocol):
 
     @route("GET /units", needs=Role.viewer)
     def units(self) -> tuple[UnitInfo, ...]:
-        """The units known, each with its price now and its newest measurement."""
+        """The units known, each with its price now, newest measurement and newest time to quality."""
+        ...
+
+    @route("GET /units/{unit}", needs=Role.viewer)
+    def unit_info(self, unit: str = "local") -> UnitInfo:
+        """One unit; `NotFound` names the nearest."""
         ...
 
     @route("POST /units/{unit}/bench", needs=Role.editor)
@@ -26,6 +32,16 @@ class Compute(Protocol):
     @route("GET /units/{unit}/measurements", needs=Role.viewer)
     def measurements(self, unit: str = "local", *, limit: int = 20) -> tuple[Measurement, ...]:
         """A unit's measurements, newest first."""
+        ...
+
+    @route("POST /units/{unit}/quality", needs=Role.editor)
+    def measure_quality(self, unit: str = "local") -> TimeToQuality:
+        """Train three small tasks to a fixed quality, five times each. About a minute, at most five."""
+        ...
+
+    @route("GET /units/{unit}/qualities", needs=Role.viewer)
+    def qualities(self, unit: str = "local", *, limit: int = 20) -> tuple[TimeToQuality, ...]:
+        """A unit's times to quality, newest first."""
         ...
 
     @route("GET /jobs", needs=Role.viewer)

@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
-import platform
 import shutil
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,11 +10,11 @@ from pathlib import Path
 from fourfold.catalog.ids import new_id
 from fourfold.core import wire
 from fourfold.core.compute import Figure, FigureName, Measurement, Unit
-from fourfold.core.errors import OutOfSpace, TimedOut, Unavailable
+from fourfold.core.errors import OutOfSpace
 from fourfold.core.ports.clock import Clock
 from fourfold.core.quantities import bytes_text
+from fourfold.foundation.compute.apart import Bystanders, lines_of, versions_here
 
-THREAD_SETTINGS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS")
 PATIENCE_S = 60.0
 """A part that takes longer is ended: the machine is stuck, or far too busy to be measured."""
 MOST_ARRAY_BYTES = 1 << 30
@@ -59,30 +53,25 @@ def measure_unit(
         parts.append({**arithmetic, "threads": threads})
     parts.append(disk)
 
-    at, began, busy_before = clock.now(), time.perf_counter(), _busy_s()
+    at, bystanders = clock.now(), Bystanders()
     figures: list[Figure] = []
-    own_cpu_s = 0.0
     for part in parts:
-        before = _children_cpu_s()
         for figure in _run(part):
             figures.append(figure)
             if progress is not None:
                 progress(figure)
-        own_cpu_s += _children_cpu_s() - before
     if threads == 1:
         figures += [_same_for_all(figure) for figure in figures if figure.name.endswith("_1_thread")]
-    duration_s = time.perf_counter() - began
-    other_s = max(0.0, _busy_s() - busy_before - own_cpu_s)
     return Measurement(
         id=new_id("bench"),
         unit=unit.name,
         fingerprint=unit.fingerprint,
         at=at,
-        duration_s=duration_s,
+        duration_s=bystanders.duration_s,
         is_quick=quick,
         figures=tuple(sorted(figures, key=lambda figure: list(FigureName).index(figure.name))),
-        versions=_versions(),
-        other_cores_busy=other_s / duration_s,
+        versions=versions_here(),
+        other_cores_busy=bystanders.cores_busy(),
         notes=notes,
     )
 
@@ -107,73 +96,10 @@ def _available_bytes(unit: Unit) -> int:
 
 
 def _run(part: dict[str, object]) -> Iterator[Figure]:
-    threads = str(part["threads"])
-    process = subprocess.Popen(
-        [sys.executable, "-m", "fourfold.foundation.compute.measure", json.dumps(part)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, **dict.fromkeys(THREAD_SETTINGS, threads), "PYTHONPATH": _package_path()},
-    )
-    assert process.stdout is not None
-    deadline = time.monotonic() + PATIENCE_S
-    try:
-        for line in process.stdout:
-            yield wire.decode(line, Figure, what="a measured figure")
-            if time.monotonic() > deadline:
-                raise TimedOut(
-                    f"measuring took longer than {PATIENCE_S:g} s", ways_on=["try when it is idle"]
-                )
-        _, complaint = process.communicate(timeout=PATIENCE_S)
-    finally:
-        if process.poll() is None:
-            process.kill()
-            process.communicate()
-    if process.returncode != 0:
-        last = complaint.strip().splitlines()[-1:] or [f"exit status {process.returncode}"]
-        raise Unavailable(f"measuring failed: {last[0]}", part=part["part"])
-
-
-def _package_path() -> str:
-    """Where the measuring process finds this very package."""
-    here = str(Path(__file__).resolve().parents[3])
-    return os.pathsep.join([here, *filter(None, [os.environ.get("PYTHONPATH", "")])])
+    threads = int(str(part["threads"]))
+    for line in lines_of("measure", part, threads=threads, patience_s=PATIENCE_S):
+        yield wire.decode(line, Figure, what="a measured figure")
 
 
 def _same_for_all(figure: Figure) -> Figure:
     return replace(figure, name=FigureName(figure.name.replace("_1_thread", "_all_threads")))
-
-
-def _busy_s() -> float:
-    """CPU seconds that this machine has worked since it started, all cores, with what a host stole."""
-    try:
-        fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]
-    except OSError:
-        return 0.0
-    ticks = [int(field) for field in fields]
-    user, nice, system, _idle, _iowait, irq, softirq, steal = ticks[:8]
-    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
-
-
-def _children_cpu_s() -> float:
-    times = os.times()
-    return times.children_user + times.children_system
-
-
-def _versions() -> dict[str, str]:
-    from importlib.metadata import PackageNotFoundError, version
-
-    versions = {"python": platform.python_version(), "kernel": platform.release()}
-    for name in ("numpy", "fourfold"):
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    try:
-        import numpy as np
-
-        blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
-        versions["blas"] = f"{blas['name']} {blas['version']}"
-    except (ImportError, KeyError, TypeError):
-        pass
-    return versions

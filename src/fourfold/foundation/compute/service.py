@@ -27,6 +27,7 @@ from fourfold.core.environment import Environment, identify
 from fourfold.core.errors import NotFound, Refused, did_you_mean
 from fourfold.core.ports.clock import Clock
 from fourfold.core.ports.engine import Engine
+from fourfold.core.quality import Task, TimeToQuality, Training
 from fourfold.core.serving import ServiceInfo, ServiceLog
 from fourfold.foundation.compute.environments import Environments
 from fourfold.foundation.compute.locks import parse_lock
@@ -98,9 +99,15 @@ class Compute:
         return self._found[name]
 
     def units(self) -> tuple[UnitInfo, ...]:
-        return tuple(
-            UnitInfo(self.unit(name), self._prices[name], next(iter(self.measurements(name, limit=1)), None))
-            for name in sorted(self._prices)
+        return tuple(self.unit_info(name) for name in sorted(self._prices))
+
+    def unit_info(self, unit: str = "local") -> UnitInfo:
+        found = self.unit(unit)
+        return UnitInfo(
+            found,
+            self._prices[unit],
+            next(iter(self.measurements(unit, limit=1)), None),
+            next(iter(self.qualities(unit, limit=1)), None),
         )
 
     def bench(
@@ -118,6 +125,22 @@ class Compute:
 
     def measurements(self, unit: str = "local", *, limit: int = 20) -> tuple[Measurement, ...]:
         return self._tables.measurements(self.unit(unit).fingerprint, _bounded(limit))
+
+    def measure_quality(
+        self, unit: str = "local", *, progress: Callable[[Task, Training], None] | None = None
+    ) -> TimeToQuality:
+        """Train to a fixed quality and keep what came out; `progress` (in process only) hears each run."""
+        from fourfold.foundation.compute.quality import measure_quality
+
+        found = self.unit(unit)
+        made = measure_quality(
+            found, clock=self._clock, price_usd_per_hour=self._prices[unit], progress=progress
+        )
+        self._tables.add_quality(found, made)
+        return made
+
+    def qualities(self, unit: str = "local", *, limit: int = 20) -> tuple[TimeToQuality, ...]:
+        return self._tables.qualities(self.unit(unit).fingerprint, _bounded(limit))
 
     # Jobs.
 

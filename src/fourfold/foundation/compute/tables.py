@@ -25,6 +25,7 @@ from fourfold.core.compute import (
 )
 from fourfold.core.environment import Environment
 from fourfold.core.ports.engine import Exit, ExitKind, Usage
+from fourfold.core.quality import TimeToQuality
 from fourfold.core.times import Instant
 from fourfold.core.trace import MOST_POINTS
 
@@ -54,6 +55,18 @@ MEASUREMENT = sa.Table(
     sa.Column("versions", sa.Text, nullable=False),
     sa.Column("other_cores_busy", sa.Float, nullable=False),
     sa.Column("notes", sa.Text, nullable=False),
+)
+
+QUALITY = sa.Table(
+    "compute_quality",
+    metadata,
+    sa.Column("id", sa.String(40), primary_key=True),
+    sa.Column("format", sa.Integer, nullable=False, default=1),
+    sa.Column(
+        "fingerprint", sa.String(32), sa.ForeignKey("compute_unit.fingerprint"), nullable=False, index=True
+    ),
+    sa.Column("at_us", sa.BigInteger, nullable=False),
+    sa.Column("result", sa.Text, nullable=False),  # the whole `TimeToQuality` as JSON: never searched
 )
 
 JOB = sa.Table(
@@ -212,16 +225,7 @@ class ComputeTables:
 
     def add_measurement(self, unit: Unit, measurement: Measurement) -> None:
         with self._catalog.write() as connection:
-            connection.execute(
-                _insert_new(connection, UNIT, "fingerprint"),
-                {
-                    "fingerprint": unit.fingerprint,
-                    "format": 1,
-                    "name": unit.name,
-                    "unit": wire.encode(unit).decode(),
-                    "first_seen_at_us": measurement.at,
-                },
-            )
+            _know_unit(connection, unit, measurement.at)
             connection.execute(sa.insert(MEASUREMENT), _measurement_row(measurement))
 
     def measurements(self, fingerprint: str, limit: int) -> tuple[Measurement, ...]:
@@ -234,6 +238,30 @@ class ComputeTables:
         )
         with self._catalog.read() as connection:
             return tuple(_measurement(row) for row in connection.execute(query).mappings())
+
+    def add_quality(self, unit: Unit, quality: TimeToQuality) -> None:
+        row = {
+            "id": quality.id,
+            "format": 1,
+            "fingerprint": quality.fingerprint,
+            "at_us": quality.at,
+            "result": wire.encode(quality).decode(),
+        }
+        with self._catalog.write() as connection:
+            _know_unit(connection, unit, quality.at)
+            connection.execute(sa.insert(QUALITY), row)
+
+    def qualities(self, fingerprint: str, limit: int) -> tuple[TimeToQuality, ...]:
+        """Those of this hardware, newest first."""
+        query = (
+            sa.select(QUALITY.c.result)
+            .where(QUALITY.c.fingerprint == fingerprint)
+            .order_by(QUALITY.c.at_us.desc(), QUALITY.c.id.desc())
+            .limit(limit)
+        )
+        with self._catalog.read() as connection:
+            found = connection.execute(query).scalars()
+            return tuple(wire.decode(text, TimeToQuality, what="a stored result") for text in found)
 
     # Environments.
 
@@ -274,6 +302,18 @@ def _insert_new(connection: sa.Connection, table: sa.Table, key: str) -> Any:
     """An insert that passes over keys which are there (both databases say it in the same words)."""
     dialect = sqlite if connection.dialect.name == "sqlite" else postgresql
     return dialect.insert(table).on_conflict_do_nothing(index_elements=[key])
+
+
+def _know_unit(connection: sa.Connection, unit: Unit, at: Instant) -> None:
+    """Keep what the hardware is; known hardware stays as it was first seen."""
+    row = {
+        "fingerprint": unit.fingerprint,
+        "format": 1,
+        "name": unit.name,
+        "unit": wire.encode(unit).decode(),
+        "first_seen_at_us": at,
+    }
+    connection.execute(_insert_new(connection, UNIT, "fingerprint"), row)
 
 
 def _bound(table: sa.Table) -> dict[str, Any]:

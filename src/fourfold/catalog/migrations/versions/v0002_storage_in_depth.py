@@ -229,7 +229,21 @@ sa.Table(
     sa.Column("points", sa.Text),
 )
 
-BEFORE = frozenset({"catalog_node", "compute_job", "storage_table"})
+# How long units train to a fixed quality.
+sa.Table("compute_unit", tables, sa.Column("fingerprint", sa.String(32), primary_key=True))  # 0001's too
+sa.Table(
+    "compute_quality",
+    tables,
+    sa.Column("id", sa.String(40), primary_key=True),
+    sa.Column("format", sa.Integer, nullable=False),
+    sa.Column(
+        "fingerprint", sa.String(32), sa.ForeignKey("compute_unit.fingerprint"), nullable=False, index=True
+    ),
+    sa.Column("at_us", sa.BigInteger, nullable=False),
+    sa.Column("result", sa.Text, nullable=False),
+)
+
+BEFORE = frozenset({"catalog_node", "compute_job", "compute_unit", "storage_table"})
 """Tables that 0001 made."""
 
 
