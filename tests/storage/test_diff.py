@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
+from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,17 @@ from fourfold.foundation.storage.service import Storage
 pytestmark = pytest.mark.slow
 
 NAN = float("nan")
+
+
+@pytest.fixture(scope="module", params=["whole rows", "groups of columns"], autouse=True)
+def _both_ways(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Rows are compared whole, and as those with very many columns are; what comes out is the same."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "groups of columns":
+            patch.setattr("fourfold.foundation.storage.changes.WIDE", 0)
+            patch.setattr("fourfold.foundation.storage.spooled.GROUP", 2)
+            patch.setattr("fourfold.foundation.storage.spooled.MOST_VALUES", 8)
+        yield
 
 
 def planes(*pairs: tuple[int | None, float | None]) -> pa.Table:
@@ -195,6 +207,7 @@ def test_a_comparison_that_does_not_fit_into_its_memory_says_so(
     for start in (0, 100):
         rows = {f"c{n}": [f"text {n} {start + row}" for row in range(100)] for n in range(300)}
         storage.append("wide", pa.table(rows))
+    monkeypatch.setattr("fourfold.foundation.storage.changes.WIDE", 300)
     monkeypatch.setattr("fourfold.foundation.storage.changes.MEMORY", "4MB")
     with pytest.raises(TooMuch, match="does not fit into the 4MB that a comparison takes"):
         storage.diff("wide", before=0)

@@ -17,6 +17,8 @@ from fourfold.core.times import Instant, duration_text, iso, seconds_between
 
 MOST_EXPECTATIONS = 500
 MOST_VALUES = 10_000
+MOST_UNIQUE = 500
+"""Columns that are unique together: their values are held at once, for some thousands of rows."""
 
 _ONE_COLUMN = {Rule.not_null, Rule.between, Rule.matches, Rule.one_of, Rule.fresh}
 
@@ -61,6 +63,11 @@ def _check_one(table: str, expectation: Expectation, schema: pa.Schema) -> None:
         raise refused(f"it is about one column, not {len(columns)}")
     if rule is Rule.unique and not columns:
         raise refused("it needs one column or more", 'ff.expect.unique("id")')
+    if rule is Rule.unique and len(columns) > MOST_UNIQUE:
+        raise refused(
+            f"at most {MOST_UNIQUE} columns can be unique together, not {len(columns):,}",
+            "name the columns that tell rows apart",
+        )
     schemas.check_columns(table, columns, schema)
     if rule is Rule.row_count_change:
         if not 0 <= expectation.at_most < float("inf"):

@@ -344,3 +344,11 @@ def _first_unfit(column: pa.ChunkedArray, kind: pa.DataType) -> int:
         except pa.ArrowException:
             high = middle
     return low
+
+
+def free(schema: pa.Schema, wanted: str) -> str:
+    """A name that no column has."""
+    taken = {column.lower() for column in schema.names}
+    while wanted in taken:
+        wanted += "_"
+    return wanted

@@ -40,9 +40,11 @@ def fit_later(name: str, rows: pa.Table, schema: pa.Schema) -> pa.Table:
     """
     if rows.schema.equals(schema):
         return rows
-    for field in schema:
-        if field.name not in rows.schema.names:
-            rows = rows.append_column(field, pa.nulls(len(rows), field.type))
+    there = frozenset(rows.schema.names)
+    new = [field for field in schema if field.name not in there]
+    if new:  # at once: to append thousands of columns one by one copies the others as often
+        nulls = [pa.nulls(len(rows), field.type) for field in new]
+        rows = pa.table([*rows.columns, *nulls], schema=pa.schema([*rows.schema, *new]))
     return schemas.fit(name, rows, schema)
 
 

@@ -11,6 +11,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from fourfold.core.decide.schemas import free
+from fourfold.core.errors import OutOfSpace, TooMuch
 from fourfold.core.times import Instant
 from fourfold.foundation.storage.checks.rows import with_reasons
 
@@ -49,11 +51,26 @@ def repeats(columns: Sequence[str], new: Reading, old: Reading | None, *, most: 
         failing = int(here.execute(counted).fetchall()[0][0])
         some = None
         if failing:
-            here.register("whole", new(None))
-            found = here.sql(f"SELECT * FROM whole SEMI JOIN bad USING ({names}) LIMIT {most}")  # noqa: S608
-            kept = found.to_arrow_table()
-            some = with_reasons(kept, [why] * kept.num_rows)
+            some = _some(here, columns, new(None), most)
+            some = with_reasons(some, [why] * some.num_rows)
     return Repeats(int(rows), failing, some)
+
+
+def _some(here: Any, columns: Sequence[str], rows: pa.RecordBatchReader, most: int) -> pa.Table:
+    """A few of the rows whose key is bad. DuckDB sees their keys alone: rows may have very many columns."""
+    found: list[pa.RecordBatch] = []
+    number = free(rows.schema, "row")
+    names, row = ", ".join(map(quoted, columns)), quoted(number)
+    for batch in rows:
+        key = batch.select(list(columns)).append_column(number, pa.array(range(batch.num_rows), pa.int64()))
+        here.register("piece", pa.Table.from_batches([key]))
+        which = f"SELECT {row} FROM piece SEMI JOIN bad USING ({names}) ORDER BY {row} LIMIT {most}"  # noqa: S608
+        found.append(batch.take(here.sql(which).to_arrow_table().column(0).combine_chunks()))
+        here.unregister("piece")
+        most -= found[-1].num_rows
+        if most <= 0:
+            break
+    return pa.Table.from_batches(found, schema=rows.schema)
 
 
 def newest(column: str, reading: Reading) -> Instant | None:
@@ -84,4 +101,15 @@ def _spilling() -> Iterator[Any]:
         here.execute("SET TimeZone = 'UTC'")
         here.execute("SET preserve_insertion_order = false")
         here.execute("SET temp_directory = $folder", {"folder": folder})
-        yield here
+        try:
+            yield here
+        except duckdb.OutOfMemoryException as error:
+            if "No space left" in str(error) or "max_temp_directory_size" in str(error):
+                raise OutOfSpace(
+                    "no space left to look for rows that are not unique; nothing was changed",
+                    ways_on=[f"free space under {tempfile.gettempdir()}"],
+                ) from error
+            raise TooMuch(
+                f"rows that must be unique do not fit into the {MEMORY} that looking for twins takes",
+                ways_on=["expect fewer or smaller columns to be unique together"],
+            ) from error

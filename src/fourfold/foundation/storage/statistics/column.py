@@ -259,13 +259,14 @@ class ColumnSketch:
         if counted is None:
             facts.uncounted += len(values)
             return
-        pairs = zip(values_of(counted.field("values")), counted.field("counts").to_pylist(), strict=True)
-        for value, count in pairs:
-            text = _shown(value)
+        update = self._frequent.update
+        for text, count in zip(
+            _texts(counted.field("values")), counted.field("counts").to_pylist(), strict=True
+        ):
             if len(text) > _LONGEST_FREQUENT:
                 facts.uncounted += count
             else:
-                self._frequent.update(text, count)
+                update(text, count)
 
     def _stretch(self, least: Any, greatest: Any) -> None:
         facts = self.facts
@@ -353,10 +354,18 @@ def _outer(of: Any, one: Any, other: Any, key: Any = None) -> Any:
     return other if one is None else one if other is None else of(one, other, key=key)
 
 
-def _shown(value: object) -> str:
-    if isinstance(value, float):
-        return str(value + 0.0)  # 0.0 for -0.0
-    return value.isoformat() if isinstance(value, date | datetime) else str(value)
+def _texts(values: pa.Array) -> list[str]:
+    """Values as people are shown them."""
+    of, kind = pa.types, values.type
+    if of.is_string(kind) or of.is_large_string(kind):
+        return list(values.to_pylist())
+    if of.is_floating(kind):
+        return [str(value + 0.0) for value in values.to_pylist()]  # 0.0 for -0.0
+    if of.is_integer(kind):
+        return list(map(str, values.to_pylist()))
+    return [
+        value.isoformat() if isinstance(value, date | datetime) else str(value) for value in values_of(values)
+    ]
 
 
 def _plain(value: int | float | str | None, kind: pa.DataType) -> Scalar:

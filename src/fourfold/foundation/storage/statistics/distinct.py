@@ -23,6 +23,7 @@ LG_K = 11
 
 _SEED = 9001
 _LONGEST_HASHED_HERE = 128
+_FEW = 1024
 _U = np.uint64
 _C1, _C2 = _U(0x87C37B91114253D5), _U(0x4CF5AD432745937F)
 
@@ -47,9 +48,12 @@ class Distinct:
         # Of those with the same coupon the first, in the order of the data: the sketch's estimate leans on
         # values that come in no order of their hashes.
         coupons = (rows[fresh] << 6) | zeros[fresh].astype(np.intp)
-        first = np.empty(64 << LG_K, np.intp)
-        first[coupons[::-1]] = fresh[::-1]
-        fresh = fresh[first[coupons] == fresh]
+        if len(fresh) < _FEW:  # a table of all coupons costs more than to sort these
+            fresh = fresh[np.sort(np.unique(coupons, return_index=True)[1])]
+        else:
+            first = np.empty(64 << LG_K, np.intp)
+            first[coupons[::-1]] = fresh[::-1]
+            fresh = fresh[first[coupons] == fresh]
         np.bitwise_or.at(self._seen, rows[fresh], bits[fresh])
         update = self._sketch.update
         for key in keys[fresh].tolist():
