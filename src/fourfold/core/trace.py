@@ -18,7 +18,7 @@ class Trace:
     >>> len(trace.points) <= MOST_POINTS, trace.points[-1]
     (True, (99000, 49500, 1, 0, 0))
     >>> round(trace.memory_mean_bytes, 2)
-    2.97
+    2.98
     """
 
     __slots__ = ("_area", "_every", "_until_s", "memory_peak_bytes", "points")
