@@ -15,6 +15,12 @@ def test_a_unit_is_shown_with_what_was_not_measured_yet(fourfold: Fourfold, proj
     assert fourfold("unit", "show", "-o", "json").json["unit"]["name"] == "local"
 
 
+def test_a_unit_never_measured_has_no_history(fourfold: Fourfold, project: Path) -> None:
+    listed = fourfold("unit", "history")
+    assert (listed.code, listed.out) == (0, "")
+    assert "never measured: fourfold unit bench local" in listed.err
+
+
 def test_an_unknown_unit_names_the_nearest(fourfold: Fourfold, project: Path) -> None:
     shown = fourfold("unit", "quality", "locl")
     assert shown.code != 0

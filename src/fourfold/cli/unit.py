@@ -11,7 +11,9 @@ from fourfold.cli.opened import services
 from fourfold.cli.output import Column, note, output_option, show, show_one, size, when
 
 if TYPE_CHECKING:
-    from fourfold.core.compute import UnitInfo
+    from collections.abc import Callable, Sequence
+
+    from fourfold.core.compute import Measurement, UnitInfo
     from fourfold.core.quality import TimeToQuality
 
 
@@ -84,6 +86,38 @@ def show_unit(unit: str, output: str) -> None:
                 note(f"measure it: fourfold unit {verb} {unit}")
 
 
+@command.command("history")
+@click.argument("unit", default="local")
+@click.option("--limit", default=20, show_default=True, help="So many measurements, newest first.")
+@output_option
+def history(unit: str, limit: int, output: str) -> None:
+    """A unit's measurements, and what changed in the newest."""
+    with services() as opened:
+        made = opened.compute.measurements(unit, limit=limit)
+
+    def cell(name: str) -> Callable[[Measurement], str]:
+        return lambda m: " ".join(f"{f.value:.3g} ±{f.spread / 2:.0%}" for f in m.figures if f.name == name)
+
+    show(
+        made,
+        [
+            Column("AT", lambda m: when(m.at)),
+            Column("KIND", lambda m: "quick" if m.is_quick else "full"),
+            Column("TRIAD GB/s", cell("triad_all_threads"), is_number=True),
+            Column("FP64 GFLOP/s", cell("fp64_all_threads"), is_number=True),
+            Column("FP32 GFLOP/s", cell("fp32_all_threads"), is_number=True),
+            Column("WRITE MB/s", cell("disk_write_fsync"), is_number=True),
+            Column("FSYNC ms", cell("fsync_4k"), is_number=True),
+            Column("OTHERS BUSY", lambda m: f"{m.other_cores_busy:.1f}", is_number=True),
+            Column("CONFIDENT", lambda m: m.is_confident),
+        ],
+        output,
+        nothing=f"never measured: fourfold unit bench {unit}",
+    )
+    if output == "table" and made:
+        _compared(made[0], made[1:])
+
+
 @command.command("quality")
 @click.argument("unit", default="local")
 @output_option
@@ -133,6 +167,7 @@ def bench(unit: str, quick: bool, output: str) -> None:
         if output == "table":
             note(f"measuring '{unit}' ...")
         made = opened.compute.bench(unit, quick=quick)
+        known = opened.compute.measurements(unit)
     if output != "table":
         show_one(made, (), output)
         return
@@ -149,8 +184,25 @@ def bench(unit: str, quick: bool, output: str) -> None:
     )
     for each in made.notes:
         note(each)
+    _compared(made, known)
     if not made.is_confident:
         note(_disturbed(made.other_cores_busy))
+
+
+def _compared(newest: Measurement, others: Sequence[Measurement]) -> None:
+    """Say what differs from the measurement before, and what may have caused it."""
+    from fourfold.core.decide.measured import causes, changes, earlier
+
+    before = earlier(newest, others)
+    if before is None:
+        return
+    found = changes(newest, before)
+    for each in found:
+        word = "worse" if each.is_worse else "better"
+        note(f"{each.name.value}: {each.before:.3g} → {each.now:.3g} ({each.share:+.0%}, {word})")
+    if found:
+        since = f"since {when(before.at)}"
+        note(f"{since}: " + ("; ".join(causes(newest, before)) or "nothing else is known to have changed"))
 
 
 def _together(made: TimeToQuality) -> str:

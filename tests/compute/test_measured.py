@@ -1,0 +1,65 @@
+"""Two measurements of one unit are held against each other: what changed, and why it may have."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fourfold.core.compute import Figure, FigureName, Measurement
+from fourfold.core.decide.measured import causes, changes, earlier
+from fourfold.core.times import Instant
+
+
+def figure(value: float, name: FigureName = FigureName.triad_all, spread: float = 0.02) -> Figure:
+    dimension = "ms" if name is FigureName.fsync_4k else "GB/s"
+    return Figure(name, value, dimension, value * (1 - spread / 2), value * (1 + spread / 2), 5)
+
+
+def measured(at: int, *figures: Figure, busy: float = 0.0, quick: bool = False) -> Measurement:
+    return Measurement(f"b{at}", "local", "f", Instant(at), 3.0, quick, figures, {"numpy": "2.1"}, busy)
+
+
+def test_a_drop_is_told_and_what_lies_within_the_spread_is_not() -> None:
+    (change,) = changes(measured(2, figure(8.0)), measured(1, figure(10.0)))
+    assert (change.name, change.is_worse) == (FigureName.triad_all, True)
+    assert change.share == pytest.approx(-0.2)
+    assert changes(measured(2, figure(9.5)), measured(1, figure(10.0))) == ()
+    assert changes(measured(2, figure(8.0, spread=0.6)), measured(1, figure(10.0))) == ()
+
+
+def test_a_longer_time_is_worse_and_a_higher_rate_is_better() -> None:
+    slow, fast = figure(2.0, FigureName.fsync_4k), figure(1.0, FigureName.fsync_4k)
+    assert [each.is_worse for each in changes(measured(2, slow), measured(1, fast))] == [True]
+    assert [each.is_worse for each in changes(measured(2, figure(12.0)), measured(1, figure(10.0)))] == [
+        False
+    ]
+
+
+def test_other_versions_and_other_work_are_named_as_causes() -> None:
+    now = replace(measured(2, busy=1.24), versions={"numpy": "2.2", "blas": "x"})
+    assert causes(now, measured(1)) == (
+        "blas absent → x",
+        "numpy 2.1 → 2.2",
+        "others kept 1.2 cores busy, 0.0 before",
+    )
+    assert causes(measured(2), measured(1)) == ()
+
+
+def test_it_is_held_against_the_newest_undisturbed_one_of_its_kind() -> None:
+    others = [measured(1), measured(2), measured(3, busy=1.0), measured(4, quick=True), measured(9)]
+    assert earlier(measured(5), others) == others[1]
+    assert earlier(measured(5), [others[2], others[3]]) == others[2]
+    assert earlier(measured(1), others) is None
+
+
+@pytest.mark.property
+@given(st.floats(0.1, 1e6), st.floats(0.1, 1e6), st.floats(0, 0.5))
+def test_what_is_worse_one_way_is_better_the_other(one: float, two: float, spread: float) -> None:
+    a, b = measured(1, figure(one, spread=spread)), measured(1, figure(two, spread=spread))
+    there, back = changes(a, b), changes(b, a)
+    assert changes(a, a) == ()
+    if there and back:
+        assert there[0].is_worse is not back[0].is_worse
