@@ -18,6 +18,7 @@ FILLED = {
     "flow ls": "RUN",
     "run ls": "RUN",
     "job ls": "JOB",
+    "job advise": "STEP",
     "unit ls": "UNIT",
     "pool ls": "POOL",
     "env ls": "IDENTITY",
@@ -37,7 +38,7 @@ EMPTY = [
         "feature services",
         "feature freshness",
     ),
-    *("endpoint ls", "notebook ls", "job ls", "env ls", "token ls", "cron ls", "audit"),
+    *("endpoint ls", "notebook ls", "job ls", "job advise", "env ls", "token ls", "cron ls", "audit"),
 ]
 
 

@@ -125,6 +125,7 @@ def test_every_command_that_a_text_names_is_there() -> None:
         ("endpoint predict nope -p x", "error: 'x' is not a parameter"),
         ("token new bob --for never", "error: "),
         ("job show nope", "error: "),
+        ("job advise nope", "error: no step 'nope' is on record"),
     ],
 )
 def test_what_is_refused_is_1_with_words_and_no_output(

@@ -227,3 +227,25 @@ def test_a_listing_reads_no_traces_and_only_the_newest_are_kept(
     kept = [at for at in range(6) if compute.job(f"run/{at}").report.usage.trace]
     assert [compute.job(f"run/{at}").report.usage.memory_mean_bytes for at in range(6)] == [7] * 6
     assert kept == [3, 4, 5]
+
+
+def test_advice_comes_from_the_newest_runs_of_a_step(compute: Compute) -> None:
+    held, usage, well = Held(2.0, 8 << 30), Usage(10.0, 9.5, 1 << 30), Exit(ExitKind.ok)
+    compute.record([report(f"run/fit#{i}/1", at=i, usage=usage, exit=well, held=held) for i in range(6)])
+    compute.record([report("run/tell#1/1", name="tell"), report("note", name="note", kind="notebook")])
+    compute.record([report("body", name="main", held=Held(0.0))])
+    fit, tell = compute.advise()
+    assert (fit.name, fit.run_count, fit.cpu, fit.memory_bytes) == ("fit", 6, 1.0, 5 << 28)
+    assert fit.saving_nanousd_per_run
+    assert (tell.name, tell.run_count, tell.left_out_count, tell.cpu) == ("tell", 0, 1, None)
+    assert compute.advise("fit") == (fit,)
+    with pytest.raises(NotFound, match="did you mean 'fit'"):
+        compute.advise("fitt")
+
+
+def test_a_saving_on_another_machine_is_unknown(compute: Compute) -> None:
+    well = Exit(ExitKind.ok)
+    compute.record([report(f"run/fit#{i}/1", at=i, exit=well, unit="lab/node") for i in range(6)])
+    (fit,) = compute.advise("fit")
+    assert fit.saving_nanousd_per_run is None
+    assert "unknown" in fit.sentences[-1]

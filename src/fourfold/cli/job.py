@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import click
 
 from fourfold.cli.main import Verbs
@@ -89,3 +91,67 @@ def show_job(key: str, output: str) -> None:
         ],
         output,
     )
+
+
+@command.command("advise")
+@click.argument("step", required=False)
+@output_option
+def advise(step: str | None, output: str) -> None:
+    """What steps should ask for, from their recorded runs."""
+    from fourfold.core.compute import Spread
+    from fourfold.core.decide.right_size import FEWEST_RUNS
+
+    with services() as opened:
+        found = opened.compute.advise(step)
+    if step is None:
+        show(
+            found,
+            [
+                Column("STEP", lambda a: a.name),
+                Column("RUNS", lambda a: a.run_count, is_number=True),
+                Column("OUT OF MEMORY", lambda a: a.out_of_memory_count, is_number=True),
+                Column("HELD", lambda a: f"{a.held.cpu:g} cores, {size(a.held.memory_bytes)}"),
+                Column("CPU", lambda a: "" if a.cpu is None else f"{a.cpu:g}", is_number=True),
+                Column("MEMORY", lambda a: size(a.memory_bytes), is_number=True),
+                Column("TIMEOUT", lambda a: seconds(a.time_limit_s), is_number=True),
+                Column("SAVES", lambda a: _money(a.saving_nanousd_per_run), is_number=True),
+                Column("", lambda a: "" if a.run_count >= FEWEST_RUNS else "too few runs"),
+            ],
+            output,
+            nothing="no steps ended yet",
+        )
+        return
+    (advice,) = found
+
+    def spread(of: Spread | None, text: Callable[[float], str]) -> str:
+        if of is None:
+            return "unknown"
+        return f"{text(of.p50)} p50, {text(of.p95)} p95, {text(of.most)} most ({of.count} runs)"
+
+    show_one(
+        advice,
+        [
+            ("step", advice.name),
+            ("runs", f"{advice.run_count} ended well"),
+            ("ended for memory", str(advice.out_of_memory_count)),
+            ("ended for time", str(advice.over_time_count)),
+            ("left out", str(advice.left_out_count)),
+            ("held last", f"{advice.held.cpu:g} cores, {size(advice.held.memory_bytes)}"),
+            ("memory peak", spread(advice.memory_peak_bytes, size)),
+            ("peaks not exact", str(advice.inexact_peak_count)),
+            ("cores busy", spread(advice.cores_busy, lambda cores: f"{cores:.2g}")),
+            ("wall", spread(advice.wall_s, seconds)),
+            ("cpu", "" if advice.cpu is None else f"{advice.cpu:g}"),
+            ("memory", size(advice.memory_bytes)),
+            ("timeout", seconds(advice.time_limit_s)),
+            ("saves each run", _money(advice.saving_nanousd_per_run)),
+            ("advice", " ".join(advice.sentences)),
+        ],
+        output,
+    )
+
+
+def _money(nanousd: int | None) -> str:
+    from fourfold.core.compute import usd_text
+
+    return "unknown" if nanousd is None else usd_text(nanousd)

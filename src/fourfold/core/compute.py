@@ -219,6 +219,43 @@ class JobTotals:
 
 
 @dataclass(frozen=True, slots=True)
+class Spread:
+    """How a figure was spread over runs, by nearest rank: each is one that a run really had."""
+
+    count: int
+    p50: float
+    p95: float
+    most: float
+
+
+@dataclass(frozen=True, slots=True)
+class SizeAdvice:
+    """What a step should ask for, and the runs that speak for it. `None` where they do not tell."""
+
+    name: str
+    run_count: int
+    """Runs that ended well: they are the evidence."""
+    out_of_memory_count: int
+    over_time_count: int
+    left_out_count: int
+    """Runs that ended otherwise: what they used says nothing of what they need."""
+    inexact_peak_count: int
+    """Of the good runs, those whose peak memory may be another's or fell between two looks."""
+    held: Held
+    """What the newest run held."""
+    memory_peak_bytes: Spread | None
+    cores_busy: Spread | None
+    wall_s: Spread | None
+    cpu: float | None
+    memory_bytes: int | None
+    time_limit_s: float | None
+    saving_nanousd_per_run: int | None
+    """At the price of the newest run; below zero when the proposal costs more."""
+    sentences: tuple[str, ...]
+    """All of it in words."""
+
+
+@dataclass(frozen=True, slots=True)
 class EnvironmentRecord:
     """An environment that something ran in or was built for; `lock` is the text that rebuilds it."""
 

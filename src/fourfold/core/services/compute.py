@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from fourfold.core.compute import EnvironmentRecord, Job, JobReport, JobTotals, Measurement, UnitInfo
+from fourfold.core.compute import (
+    EnvironmentRecord,
+    Job,
+    JobReport,
+    JobTotals,
+    Measurement,
+    SizeAdvice,
+    UnitInfo,
+)
 from fourfold.core.environment import Environment
 from fourfold.core.quality import TimeToQuality
 from fourfold.core.routes import Role, route
@@ -57,6 +65,14 @@ class Compute(Protocol):
     @route("GET /job-totals", needs=Role.viewer)
     def totals(self, flow_run: str | None = None) -> JobTotals:
         """What the jobs of a flow run (or all) used and cost together."""
+        ...
+
+    @route("GET /job-advice", needs=Role.viewer)
+    def advise(self, name: str | None = None) -> tuple[SizeAdvice, ...]:
+        """What the steps that ran of late (or one, by name) should ask for, with the evidence.
+
+        By name: its newest 200 runs. A name that nothing ran under is `NotFound`, with the nearest.
+        """
         ...
 
     @route("GET /environments", needs=Role.viewer)

@@ -18,11 +18,13 @@ from fourfold.core.compute import (
     JobReport,
     JobTotals,
     Measurement,
+    SizeAdvice,
     Unit,
     UnitInfo,
 )
 from fourfold.core.decide.account import account
 from fourfold.core.decide.pools import pool_of
+from fourfold.core.decide.right_size import right_size
 from fourfold.core.environment import Environment, identify
 from fourfold.core.errors import NotFound, Refused, did_you_mean
 from fourfold.core.ports.clock import Clock
@@ -44,6 +46,10 @@ if TYPE_CHECKING:
 MOST_LISTED = 10_000
 LOCK_CHARACTERS = 4_000_000
 ORIGINS = ("lock", "requirements", "captured", "model")
+ADVISED_RUNS = 200
+"""So many of a step's newest runs speak for its size."""
+ADVISED_JOBS = 5_000
+"""So many of the newest steps are looked at where none is named."""
 LOOKED_BACK = 20
 """So many measurements are searched for one that was not disturbed."""
 
@@ -174,6 +180,27 @@ class Compute:
 
     def totals(self, flow_run: str | None = None) -> JobTotals:
         return self._tables.totals(flow_run)
+
+    def advise(self, name: str | None = None) -> tuple[SizeAdvice, ...]:
+        if name is not None:
+            jobs = self._tables.newest_steps(name, ADVISED_RUNS)
+            if not jobs:
+                known = {job.report.name for job in self._tables.newest_steps(None, ADVISED_JOBS)}
+                raise NotFound(
+                    f"no step '{name}' is on record", ways_on=did_you_mean(name, known, what="steps")
+                )
+        else:
+            jobs = self._tables.newest_steps(None, ADVISED_JOBS)
+        by_name: dict[str, list[Job]] = {}
+        for job in jobs:
+            if len(runs := by_name.setdefault(job.report.name, [])) < ADVISED_RUNS:
+                runs.append(job)
+        return tuple(
+            right_size(each, by_name[each], unit=self._unit_of(by_name[each][0])) for each in sorted(by_name)
+        )
+
+    def _unit_of(self, job: Job) -> Unit | None:
+        return self.unit(job.report.unit) if job.report.unit in self._prices else None
 
     # Services.
 

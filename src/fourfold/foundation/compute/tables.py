@@ -198,6 +198,16 @@ class ComputeTables:
             row = connection.execute(query.where(JOB.c.key == key)).mappings().one_or_none()
         return None if row is None else _job(row)
 
+    def newest_steps(self, name: str | None, limit: int) -> tuple[Job, ...]:
+        """Steps that held something of their unit, newest first; of one name, or all."""
+        query = sa.select(JOB, *USED).join(USE, JOB.c.key == USE.c.key, isouter=True)
+        query = query.where(JOB.c.kind == "step", JOB.c.held_cpu > 0)
+        if name is not None:
+            query = query.where(JOB.c.name == name)
+        query = query.order_by(JOB.c.ended_at_us.desc(), JOB.c.key).limit(limit)
+        with self._catalog.read() as connection:
+            return tuple(_job(row) for row in connection.execute(query).mappings())
+
     def newest_keys(self, limit: int = 200) -> tuple[str, ...]:
         with self._catalog.read() as connection:
             query = sa.select(JOB.c.key).order_by(JOB.c.ended_at_us.desc()).limit(limit)
