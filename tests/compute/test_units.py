@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fourfold.core.compute import Figure, FigureName
+from fourfold.core.compute import Cache, Figure, FigureName
 from fourfold.core.errors import OutOfSpace
 from fourfold.foundation.compute import bench, measure
 from fourfold.foundation.compute.units import find_unit
@@ -39,6 +39,25 @@ def test_a_plain_machine_is_found_whole(tmp_path: Path) -> None:
     assert (unit.cores, unit.memory_bytes, unit.cpu_model) == (8, 32 << 30, "Big Chip 9")
     assert unit.last_level_cache_bytes == 16 << 20
     assert unit.limited_by == ()
+
+
+def test_caches_are_found_by_level_and_what_cannot_be_read_is_left_out(tmp_path: Path) -> None:
+    cache = "sys/devices/system/cpu/cpu0/cache"
+    files = {
+        f"{cache}/index1/level": "1",
+        f"{cache}/index1/size": "64K",
+        f"{cache}/index1/type": "Instruction",
+        f"{cache}/index2/level": "2",
+        f"{cache}/index2/size": "unknown",
+        f"{cache}/index2/type": "Unified",
+    }
+    unit = find_unit(root=machine(tmp_path, files))
+    assert unit.caches == (
+        Cache(1, "Data", 32 << 10),
+        Cache(1, "Instruction", 64 << 10),
+        Cache(3, "Unified", 16 << 20),
+    )
+    assert unit.last_level_cache_bytes == 16 << 20
 
 
 def test_limits_of_cgroup_version_2_count_and_the_tightest_wins(tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def show_unit(unit: str, output: str) -> None:
         ("unit", found.name),
         ("cpu", f"{found.cores:g} cores, {found.cpu_model} ({found.architecture})"),
         ("memory", size(found.memory_bytes)),
-        ("last cache", size(found.last_level_cache_bytes)),
+        ("caches", tuple(f"L{c.level} {c.kind.lower()} {size(c.size_bytes)}" for c in found.caches)),
         ("gpus", tuple(f"{gpu.name} {size(gpu.memory_bytes)}" for gpu in found.gpus)),
         ("limited by", found.limited_by),
         ("price", f"${info.price_usd_per_hour:g} an hour" if info.price_usd_per_hour else ""),

@@ -39,6 +39,16 @@ class Gpu:
 
 
 @dataclass(frozen=True, slots=True)
+class Cache:
+    """One cache as the first core sees it; those of higher levels are shared with other cores."""
+
+    level: int
+    kind: str
+    """`Data`, `Instruction` or `Unified`."""
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Unit:
     """What jobs run on, as found: what this process may use of it, not what is built in."""
 
@@ -53,6 +63,8 @@ class Unit:
     gpus: tuple[Gpu, ...] = ()
     limited_by: tuple[str, ...] = ()
     """Why it is smaller than the machine, in words."""
+    caches: tuple[Cache, ...] = ()
+    """By level; empty where the kernel does not tell."""
 
     @property
     def fingerprint(self) -> str:

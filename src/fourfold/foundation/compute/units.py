@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shutil
 import subprocess
 from pathlib import Path
 
-from fourfold.core.compute import Gpu, Unit
+from fourfold.core.compute import Cache, Gpu, Unit
 from fourfold.core.quantities import bytes_text
 
 GPU_QUERY_S = 5.0
@@ -39,15 +40,19 @@ def find_unit(name: str = "local", *, root: Path = Path("/")) -> Unit:
     if limit is not None and limit < memory:
         limited_by.append(f"{bytes_text(limit)} of {bytes_text(memory)} by the cgroup's memory limit")
         memory = limit
+    caches = _caches(root)
     return Unit(
         name=name,
         cores=cores,
         memory_bytes=memory,
         cpu_model=_cpu_model(root),
         architecture=platform.machine(),
-        last_level_cache_bytes=_last_level_cache(root),
+        last_level_cache_bytes=next(
+            (cache.size_bytes for cache in reversed(caches) if cache.kind != "Instruction"), 0
+        ),
         gpus=_gpus() if root == Path("/") else (),
         limited_by=tuple(limited_by),
+        caches=caches,
     )
 
 
@@ -71,16 +76,16 @@ def _memory_total(root: Path) -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def _last_level_cache(root: Path) -> int:
-    """The size of the highest level of cache of the first core."""
-    largest = (0, 0)
-    for index in sorted((root / "sys/devices/system/cpu/cpu0/cache").glob("index*")):
-        size = _read(index / "size").strip()
-        if size and _read(index / "type").strip() != "Instruction":
-            factor = {"K": 2**10, "M": 2**20, "G": 2**30}.get(size[-1], 1)
-            count = int(size.rstrip("KMG")) * factor
-            largest = max(largest, (int(_read(index / "level").strip() or 0), count))
-    return largest[1]
+def _caches(root: Path) -> tuple[Cache, ...]:
+    """The caches of the first core, by level. A virtual machine tells what its host lets it see."""
+    found = []
+    for index in (root / "sys/devices/system/cpu/cpu0/cache").glob("index*"):
+        size = re.fullmatch(r"(\d+)([KMG]?)", _read(index / "size").strip())
+        level = _read(index / "level").strip()
+        if size is not None and level.isdigit():
+            count = int(size[1]) * {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}[size[2]]
+            found.append(Cache(int(level), _read(index / "type").strip(), count))
+    return tuple(sorted(found, key=lambda cache: (cache.level, cache.kind)))
 
 
 def _cpu_quota(root: Path) -> float | None:
