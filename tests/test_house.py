@@ -100,7 +100,7 @@ def test_every_room_has_a_page() -> None:
         "backup",
         "catalog", "storage", "compute", "environments", "flows", "pools", "runner", "sim", "features",
         "models", "hosting", "workbench", "server", "cli", "advise", "house", "dependencies", "objects",
-        "iceberg", "lineage", "datasets", "buffer", "slurm",
+        "iceberg", "lineage", "datasets", "buffer", "slurm", "containers",
     ]  # fmt: skip
     assert [room for room in rooms if not (pages / f"{room}.md").exists()] == []
 

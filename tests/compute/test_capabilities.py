@@ -8,6 +8,7 @@ from pathlib import Path
 from tests.compute.test_local_engine import UNIT
 from tests.compute.test_slurm_parts import Paper
 
+from fourfold.adapters.containers import ContainerEngine, ContainerSettings
 from fourfold.adapters.local_engine import LocalEngine
 from fourfold.adapters.ray import RayEngine, RaySettings
 from fourfold.adapters.slurm import SlurmEngine
@@ -20,10 +21,18 @@ PAGE = Path(__file__).parents[2] / "docs" / "internals" / "compute.md"
 def test_the_docs_show_what_the_engines_declare(tmp_path: Path) -> None:
     local = LocalEngine(tmp_path, unit=UNIT, may_group=False).capabilities()
     slurm = SlurmEngine(tmp_path / "slurm", cluster=Paper()).capabilities()
+    containers = ContainerEngine(
+        tmp_path,
+        ContainerSettings.parse("podman://?project=rw"),
+        label="x",
+        unit=UNIT,
+        project=tmp_path,
+    ).capabilities()
     table = capability_table(
         {
             "`local://` with control groups": replace(local, memory_limit="enforced"),
             "`local://` without": local,
+            "`podman://`": containers,
             "`ray://`": RayEngine(RaySettings.parse("ray://head"), label="x").capabilities(),
             "`slurm://` that keeps memory by cgroups": replace(slurm, memory_limit="enforced"),
             "`slurm://` that does not": slurm,

@@ -76,6 +76,17 @@ class Engines:
                     label=f"{self._settings.project}.{self._installation()}.{use}.{pool}",
                     price_usd_per_hour=settings.price_usd_per_hour,
                 )
+            case "podman":
+                from fourfold.adapters.containers import ContainerEngine, ContainerSettings
+
+                return ContainerEngine(
+                    self._home / "jobs" / f"{use}.{pool}",
+                    ContainerSettings.parse(settings.engine),
+                    label=f"{self._settings.project}.{self._installation()}.{use}.{pool}",
+                    unit=self._unit(pool),
+                    project=self._home.parent,
+                    price_usd_per_hour=settings.price_usd_per_hour,
+                )
             case other:
                 raise Refused(f"pool '{pool}' has an engine that nobody answers: '{other}://'")
 
