@@ -32,7 +32,7 @@ ranges = st.tuples(amounts, st.none() | amounts).map(
 named = st.builds(
     GpuWord,
     ranges.filter(lambda count: count.low > 0),
-    st.from_regex(r"[A-Za-z][A-Za-z0-9._-]{0,20}", fullmatch=True),
+    st.just("") | st.from_regex(r"[A-Za-z][A-Za-z0-9._-]{0,20}", fullmatch=True),
     ranges,
 )
 requests = st.builds(
@@ -73,6 +73,7 @@ def test_a_plain_count_of_gpus_is_read_as_ever(value: object) -> None:
     ("value", "words"),
     [
         ("a100:2:40GiB:x", "has 4 parts"),
+        ("2:40GiB", "'2' is not the name of a GPU"),
         ("a100:two", "is not a number or a range"),
         ("a100:0", "for none of it"),
         ({"name": "a/100"}, "is not the name of a GPU"),

@@ -40,7 +40,7 @@ class GpuWord:
 
     @classmethod
     def parse(cls, value: float | str | Mapping[str, object]) -> GpuWord:
-        """Read a count, `NAME[:COUNT[:MEMORY]]`, or a table with name, count and memory.
+        """Read a count, `NAME[:COUNT[:MEMORY]]` (`:2:40GiB` of any name), or a table of the same three.
 
         >>> word = GpuWord.parse("a100:2:40GiB")
         >>> word.name, word.count.low, word.memory_bytes.low
@@ -57,7 +57,7 @@ class GpuWord:
         """
         if isinstance(value, Mapping):
             return _of_table(value)
-        if not isinstance(value, str) or not value.strip()[:1].isalpha():
+        if not isinstance(value, str) or not (":" in value or value.strip()[:1].isalpha()):
             return cls(_count(value))
         name, *rest = (part.strip() for part in value.split(":"))
         if len(rest) > 2:
@@ -72,7 +72,7 @@ class GpuWord:
         'a100:1-4:42949672960B'
         """
         count = _range_text(self.count)
-        if not self.name:
+        if not self.name and self.memory_bytes == Range(0):
             return count
         memory = f":{_range_text(self.memory_bytes, 'B')}" if self.memory_bytes != Range(0) else ""
         return f"{self.name}:{count}{memory}"
