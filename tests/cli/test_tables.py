@@ -179,3 +179,14 @@ def test_files_are_appended_and_upserted_as_one_version(fourfold: Fourfold, empt
     assert fourfold("table", "show", "words", "-o", "json").json["version"] == 1
     assert fourfold("table", "append", "words").code == 2
     assert "no file is named like" in fourfold("table", "append", "words", str(empty / "*.parquet")).err
+
+
+def test_a_table_of_10_000_columns_is_shown_and_compared(fourfold: Fourfold, empty: Path) -> None:
+    home = empty / ".fourfold"
+    with closing(wiring.Project(home, wiring.read_settings(home, {}))) as project:
+        data = pa.table({"id": [1], **{f"c{index}": [index] for index in range(1, 10_000)}})
+        project.storage.append("wide", data)
+        project.storage.append("wide", data)
+    assert len(fourfold("table", "show", "wide", "-o", "json").json["columns"]) == 10_000
+    assert "c9999" in fourfold("table", "show", "wide").out
+    assert "1 added, 0 removed" in fourfold("table", "diff", "wide", "0").err

@@ -182,3 +182,13 @@ def test_files_are_read_where_they_are_and_sent_as_they_are_read(afar: Table, tm
         afar.append_file([good, bad])
     assert afar.describe().version == 0
     assert afar.upsert_file(good, key="n").rows == 5000
+
+
+def test_a_table_of_10_000_columns_goes_there_and_back(afar: Table) -> None:
+    data = pa.table({"id": [1, 2], **{f"c{index}": [index, None] for index in range(1, 10_000)}})
+    afar.append(data)
+    afar.append(data.slice(1))
+    assert (afar.describe().rows, len(afar.describe().columns)) == (3, 10_000)
+    assert afar.version(0).read().equals(data)
+    assert afar.read(columns=["c9999"], where=[("id", "==", 1)])["c9999"].to_pylist() == [9_999]
+    assert afar.diff(0).added_rows[0]["id"] == 2
