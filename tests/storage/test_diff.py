@@ -33,7 +33,7 @@ def _both_ways(request: pytest.FixtureRequest) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         if request.param == "groups of columns":
             patch.setattr("fourfold.foundation.storage.changes.WIDE", 0)
-            patch.setattr("fourfold.foundation.storage.spooled.GROUP", 2)
+            patch.setattr("fourfold.foundation.storage.spooled.GROUP", 1)
             patch.setattr("fourfold.foundation.storage.spooled.MOST_VALUES", 8)
         yield
 
