@@ -16,7 +16,7 @@ import pytest
 from tests.compute.container_image import PYTHON, built_image, container_address, podman
 from tests.compute.test_local_engine import COURSE, UNIT
 
-from fourfold.adapters.containers import ContainerEngine, ContainerSettings
+from fourfold.adapters.containers import ContainerEngine, ContainerSettings, groups
 from fourfold.core.errors import Refused
 from fourfold.core.ports.engine import ExitKind, JobStatus, Launch, Phase, Resources
 from fourfold.core.quantities import Range
@@ -46,7 +46,10 @@ def label() -> Iterator[str]:
     yield label
     ours = podman("ps", "--all", "--quiet", "--filter", f"label=fourfold.project={label}").stdout.split()
     if ours:
+        names = podman("inspect", "--format", "{{.Name}}", *ours).stdout.split()
         podman("rm", "--force", "--time", "0", *ours)
+        for name in names:
+            groups.remove(name)
 
 
 @pytest.fixture
@@ -223,6 +226,23 @@ def test_a_submission_that_was_cut_off_after_the_container_was_made_goes_on(
     engine.submit(Launch("a", ("/bin/busybox", "echo", "once")))
     assert kind(ended(engine, "a")) is ExitKind.ok
     assert engine.logs("a").data == b"once\n"
+
+
+def test_a_stop_that_comes_while_the_container_is_made_is_heeded(
+    engine: ContainerEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = engine._podman.begin
+
+    def begin(name: str, output: Path, *, is_made: bool) -> None:
+        engine.stop("a", 0)
+        real(name, output, is_made=is_made)
+
+    monkeypatch.setattr(engine._podman, "begin", begin)
+    engine.submit(Launch("a", ("/bin/busybox", "sleep", "600")))
+    assert kind(ended(engine, "a")) is ExitKind.cancelled
+    eventually(
+        lambda: podman("inspect", "--format", "{{.State.Running}}", engine._of("a").name).stdout == "false\n"
+    )
 
 
 def test_reaping_leaves_another_project_alone(engine: ContainerEngine, tmp_path: Path) -> None:

@@ -138,6 +138,8 @@ class ContainerEngine:
         if state in reading.NOT_STARTED:
             self._podman.begin(name, folder / "output", is_made=state == "initialized")
         _write(folder / "job.json", replace(asked, boot=_boot()))
+        if (folder / "stopped").exists():  # it was asked to stop while it was not yet there to be told
+            self._podman.stop(name, 0)
 
     def status(self, keys: Collection[str]) -> Mapping[str, JobStatus]:
         if not keys:
@@ -187,10 +189,12 @@ class ContainerEngine:
         ended, old = [], []
         for container in self._containers():
             key, name = container["Labels"][KEY], container["Names"][0]
-            if str(container["State"]) in reading.ENDED:
-                if key not in kept and now_s - container["ExitedAt"] > self._settings.ended_kept_s:
+            state, is_stopped = str(container["State"]), (self._folder / name / "stopped").exists()
+            if state in reading.ENDED or (state in reading.NOT_STARTED and is_stopped):
+                at_s = max(container["ExitedAt"], container["Created"])
+                if key not in kept and now_s - at_s > self._settings.ended_kept_s:
                     old.append(name)
-            elif key not in kept and not (self._folder / name / "stopped").exists():
+            elif key not in kept and not is_stopped:
                 self.stop(key, 0)
                 ended.append(key)
         self._podman.remove(old)
