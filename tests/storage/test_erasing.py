@@ -150,7 +150,21 @@ def test_a_checkpoint_of_before_is_not_written_afterwards(tmp_path: Path) -> Non
     log = store._log("t")
     late = log.there()
     store.erase("t", keys=KEYS, before=LATER)
-    log.checkpoint(late)
+    log.spare(late)
+    assert traces(tmp_path, PERSON, NUMBER) == []
+
+
+def test_a_late_checkpoint_does_not_follow_an_erasure_that_left_its_version_alone(tmp_path: Path) -> None:
+    store = DeltaTables(tmp_path)
+    store.append("t", people("ada", PERSON))
+    for number in range(CHECKPOINT_EVERY):
+        store.append("t", people("eve", start=number))
+    log = store._log("t")
+    late = log.there()
+    (tmp_path / "t" / "_delta_log" / f"{late.version:020d}.checkpoint.parquet").unlink()
+    (tmp_path / "t" / "_delta_log" / "_last_checkpoint").unlink()
+    store.erase("t", keys=KEYS, before=LATER)
+    log.spare(late)
     assert traces(tmp_path, PERSON, NUMBER) == []
 
 

@@ -173,16 +173,24 @@ class Log:
             self.forget()
             raise InDoubt from error
 
-    def checkpoint(self, state: State) -> None:
-        """Spare the next opening a hundred entries. It is to be our turn, and the state still what the log
-        says: else an erasure could be followed by a checkpoint that has the rows.
+    def spare(self, state: State) -> None:
+        """Spare the next opening a hundred entries. The checkpoint of a large table takes a while, so it is
+        made before it is our turn.
 
         The log is whole without it and the write that came here is done, so no failure matters.
         """
         with suppress(Exception):
+            written = checkpoint.written(state, self.home)
+            with self.turn():
+                self.checkpoint(state, written)
+
+    def checkpoint(self, state: State, written: tuple[bytes, bytes] | None = None) -> None:
+        """Write a checkpoint. It is to be our turn, and the state still what the log says: else an erasure
+        could be followed by a checkpoint that has the rows."""
+        with suppress(Exception):
             if self.place.tag(self.path(state.version)) != state.tag:
                 return
-            data, pointer = checkpoint.written(state, self.home)
+            data, pointer = written or checkpoint.written(state, self.home)
             self.place.put(self.path(checkpoint.name_of(state.version)), data)
             self.place.put(self.path(checkpoint.POINTER), pointer)
 

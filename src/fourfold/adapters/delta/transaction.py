@@ -5,7 +5,6 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -108,11 +107,7 @@ def perform(log: Log, change: Change, staged: Staged, mark: Mark) -> Commit | No
             if made is not None:
                 staged.discard()
                 if made.version and made.version % CHECKPOINT_EVERY == 0:
-                    with (
-                        suppress(FourfoldError, OSError),
-                        log.turn(),
-                    ):  # the write is done, whatever this does
-                        log.checkpoint(made)
+                    log.spare(made)
                 return own.commit(made.version)
     except InDoubt as error:
         raise Unavailable(
