@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from .conftest import Fourfold
 
 
+@pytest.mark.slow
 def test_folders_go_in_and_out_by_version_and_tag(fourfold: Fourfold, empty: Path) -> None:
     (empty / "in" / "deep").mkdir(parents=True)
     (empty / "in" / "a").write_bytes(b"first")

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from .conftest import Fourfold
 
 
+@pytest.mark.slow
 def test_a_service_is_asked_for_listed_stopped_and_forgotten(fourfold: Fourfold, empty: Path) -> None:
     assert "no services; start one" in fourfold("service", "ls").err
     started = fourfold("service", "start", "web", "--env", "A=1", "--", "python", "-m", "http.server")

@@ -227,6 +227,7 @@ def test_a_broken_part_is_caught(broken: Callable[[int], Simulation], words: str
     assert "python -m fourfold.sim --seed" in seen, "it says how to see it again"
 
 
+@pytest.mark.slow
 def test_a_loop_that_takes_any_word_is_caught() -> None:
     def with_many_echoes(seed: int) -> Simulation:
         simulation = Simulation(seed, make_loop=TakesAnyWord)
@@ -302,6 +303,7 @@ def test_a_loop_without_patience_for_workers_that_are_away_is_caught(monkeypatch
     assert "still runs" in _first_seed_that_sees(with_losses)
 
 
+@pytest.mark.slow
 def test_workers_on_other_machines_outlive_the_loop_and_their_results_count_once() -> None:
     """That it happens in these seeds; that nothing is lost or done twice is checked in each of them."""
     seen: set[str] = set()

@@ -95,6 +95,7 @@ def test_a_slip_of_the_pen_is_refused(table: Table) -> None:
         Table("../t")
 
 
+@pytest.mark.slow
 def test_a_stream_and_an_arrow_stream_of_others_are_taken_without_a_whole_copy(table: Table) -> None:
     polars = pytest.importorskip("polars")
     data = rows(1, 2)

@@ -127,6 +127,7 @@ def test_who_remembers_a_version_from_between_reads_it_anew(tmp_path: Path) -> N
     assert held(other) == [("ada", 0, "about ada")]
 
 
+@pytest.mark.slow
 def test_checkpoints_hold_nothing_and_the_log_still_opens_quickly(tmp_path: Path) -> None:
     store = DeltaTables(tmp_path)
     store.append("t", people("ada", PERSON))

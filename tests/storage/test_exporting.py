@@ -31,6 +31,7 @@ def in_lake(home: Path, name: str) -> list[dict[str, object]]:
     return found
 
 
+@pytest.mark.slow
 def test_a_version_is_exported_once_and_another_takes_its_place(project: wiring.Project, home: Path) -> None:
     table = ff.table("t")
     table.append(pa.table({"day": ["a", "b"], "n": pa.array([1, 2], pa.int8())}), partition_by=["day"])

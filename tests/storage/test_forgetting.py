@@ -168,6 +168,7 @@ def test_it_is_kept_that_rows_were_forgotten_and_never_whose(project: Project, t
     assert len(storage.forgotten("t")) == 1
 
 
+@pytest.mark.slow
 def test_one_that_was_cut_off_is_finished_by_doing_it_again(
     project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
