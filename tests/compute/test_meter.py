@@ -126,6 +126,9 @@ def test_pytorch_counts_its_own_operations(monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.slow
 def test_an_attempt_that_takes_longer_is_looked_at_with_its_children() -> None:
     meter = Meter()
+    own_bytes = (
+        int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+    )  # what earlier tests have left in this process
     meter.start()
     burns = "import time; block = bytearray(96 << 20)\nwhile time.process_time() < 0.8: pass"
     subprocess.run([sys.executable, "-I", "-S", "-c", burns], check=True)
@@ -133,7 +136,7 @@ def test_an_attempt_that_takes_longer_is_looked_at_with_its_children() -> None:
     assert usage.trace
     assert usage.disk_wait_s is not None
     assert usage.memory_mean_bytes is not None
-    assert 96 << 20 < usage.memory_peak_bytes < 1 << 30  # the child's too
+    assert 96 << 20 < usage.memory_peak_bytes < own_bytes + (1 << 30)  # the child's too
     assert 32 << 20 < usage.memory_mean_bytes <= usage.memory_peak_bytes
     at_ms, cpu_ms, *_ = usage.trace[-1]
     assert at_ms == pytest.approx(usage.wall_s * 1000, abs=2)

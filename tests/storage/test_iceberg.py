@@ -81,6 +81,8 @@ class IcebergHistories(Histories):
 
     def compact(self) -> None: ...
 
+    def erase(self) -> None: ...
+
 
 TestIcebergHistories = IcebergHistories.TestCase
 TestIcebergHistories.settings = settings(max_examples=settings().max_examples // 3, stateful_step_count=12)

@@ -54,13 +54,14 @@ def bounded(what: str) -> Iterator[None]:
     has_peak = status.exists() and os.access("/proc/self/clear_refs", os.W_OK)
     if has_peak:
         Path("/proc/self/clear_refs").write_text("5")  # begins the peak anew
+    before = int(Path("/proc/self/statm").read_text().split()[1]) * 4096 if has_peak else 0
     began = time.process_time()
     yield
     cpu_s = time.process_time() - began
     peak = 0
     if has_peak:
         (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
-        peak = int(line.split()[1]) * 1024
+        peak = int(line.split()[1]) * 1024 - before  # earlier tests have left their own in this process
     print(f"{what}: {cpu_s:.1f} s, at most {peak / 2**30:.2f} GiB")
     assert cpu_s < MOST_CPU_S, f"{what} took {cpu_s:.0f} s"
     assert peak < MOST_BYTES, f"{what} held {peak / 2**30:.1f} GiB"
