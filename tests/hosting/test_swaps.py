@@ -106,6 +106,14 @@ def test_a_shadow_and_the_live_version_do_not_replace_each_other() -> None:
     assert swap.serving(Duty.live).id == "live"  # type: ignore[union-attr]
 
 
+def test_what_has_drained_and_stopped_has_no_duty_any_more() -> None:
+    swap = _serve(Swap(), "a")
+    swap, _ = decide(swap, Unasked("a", "stopped by ada"), T0)
+    swap, _ = decide(swap, Drained("a"), T0)
+    assert swap.serving(Duty.live) is None
+    assert health(swap, T0)[0] is Health.stopped
+
+
 class Endpoints(RuleBasedStateMachine):
     """An endpoint under any order of deploys, deaths, delays and stops."""
 

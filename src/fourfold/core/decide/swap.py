@@ -63,7 +63,10 @@ class Swap:
             (
                 slot
                 for slot in self.slots
-                if slot.duty is duty and slot.has_served and slot.phase is not Phase.draining
+                if slot.duty is duty
+                and slot.has_served
+                and slot.phase is not Phase.draining
+                and not slot.phase.is_over
             ),
             None,
         )
