@@ -68,9 +68,9 @@ def lines_of(module: str, request: dict[str, object], *, threads: int, patience_
 
 
 def versions_here() -> dict[str, str]:
+    """Of what a figure depends on."""
     from importlib.metadata import PackageNotFoundError, version
 
-    """Of what a figure depends on."""
     versions = {"python": platform.python_version(), "kernel": platform.release()}
     for name in ("numpy", "fourfold"):
         try:
