@@ -14,13 +14,13 @@ from pathlib import Path
 
 import pytest
 from tests.compute.container_image import PYTHON, built_image, container_address, podman
-from tests.compute.test_local_engine import COURSE, UNIT
+from tests.compute.test_local_engine import UNIT
 
 from fourfold.adapters.containers import ContainerEngine, ContainerSettings, groups
 from fourfold.core.errors import Refused
 from fourfold.core.ports.engine import ExitKind, JobStatus, Launch, Phase, Resources
 from fourfold.core.quantities import Range
-from fourfold.testing.engine import Course, EngineKit, course_command
+from fourfold.testing.engine import EngineKit
 
 pytestmark = pytest.mark.slow
 ENDS_S = 60.0
@@ -68,9 +68,6 @@ class TestContainersKeepTheKit(EngineKit):
 
     def open(self) -> ContainerEngine:
         return opened(self.folder, self.label, project="rw")
-
-    def command(self, course: Course) -> tuple[str, ...]:
-        return python(COURSE, course_command(course)[1])
 
     def python(self, script: str, *arguments: str) -> tuple[str, ...]:
         return python(script, *arguments)

@@ -32,18 +32,6 @@ def python(script: str, *arguments: str) -> tuple[str, ...]:
     return (sys.executable, "-I", "-S", "-c", script, *arguments)
 
 
-COURSE = """
-import json, signal, sys, time
-course = json.loads(sys.argv[1])
-if course["ignores_stop"]:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-block = bytearray(course["memory_bytes"])
-sys.stdout.write(course["output"]); sys.stdout.flush()
-time.sleep(course["duration_s"])
-sys.exit(course["exit_code"])
-"""
-
-
 class TestLocalEngineKeepsTheKit(EngineKit):
     @pytest.fixture(autouse=True)
     def _folder(self, tmp_path: Path) -> None:
@@ -51,9 +39,6 @@ class TestLocalEngineKeepsTheKit(EngineKit):
 
     def open(self) -> LocalEngine:
         return LocalEngine(self.folder, unit=UNIT)
-
-    def command(self, course: Course) -> tuple[str, ...]:
-        return python(COURSE, course_command(course)[1])
 
 
 class TestFakeEngineKeepsTheKit(EngineKit):

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.compute.test_local_engine import COURSE, UNIT, eventually, is_gone, python
+from tests.compute.test_local_engine import UNIT, eventually, is_gone, python
 
 from fourfold.adapters.local_engine import LocalEngine, groups, output
 from fourfold.adapters.local_engine.output import Output
@@ -19,7 +19,7 @@ from fourfold.core.errors import Refused
 from fourfold.core.jobs import Exit
 from fourfold.core.ports.engine import ExitKind, Launch, Resources
 from fourfold.core.quantities import Range
-from fourfold.testing.engine import Course, EngineKit, course_command
+from fourfold.testing.engine import EngineKit
 
 pytestmark = pytest.mark.slow
 
@@ -35,9 +35,6 @@ class TestLocalEngineWithoutGroupsKeepsTheKit(EngineKit):
 
     def open(self) -> LocalEngine:
         return LocalEngine(self.folder, unit=UNIT, may_group=False)
-
-    def command(self, course: Course) -> tuple[str, ...]:
-        return python(COURSE, course_command(course)[1])
 
 
 @pytest.fixture(

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 from tests.compute.conftest import RayCluster
-from tests.compute.test_local_engine import COURSE, ESCAPE, is_gone, python
+from tests.compute.test_local_engine import ESCAPE, is_gone, python
 
 from fourfold.adapters.ray import RayEngine, RaySettings
 from fourfold.core.errors import Refused, TooMuch, Unauthenticated
 from fourfold.core.ports.engine import ExitKind, JobStatus, Launch, Phase, Resources
 from fourfold.core.quantities import Range
-from fourfold.testing.engine import Course, EngineKit, course_command
+from fourfold.testing.engine import EngineKit
 
 pytestmark = pytest.mark.slow
 ENDS_S = 150.0
@@ -34,9 +34,6 @@ class TestRayEngineKeepsTheKit(EngineKit):
 
     def open(self) -> RayEngine:
         return RayEngine(RaySettings.parse(self.address), label=self.label)
-
-    def command(self, course: Course) -> tuple[str, ...]:
-        return python(COURSE, course_command(course)[1])
 
 
 @pytest.fixture

@@ -8,7 +8,18 @@ from collections.abc import Callable, Mapping
 from typing import ClassVar
 
 from fourfold.core.ports.engine import Engine, JobStatus, Launch, Phase, Resources
-from fourfold.testing.engine.fake import Course
+from fourfold.testing.engine.fake import Course, course_command
+
+TAKES_COURSE = """
+import json, signal, sys, time
+course = json.loads(sys.argv[1])
+if course["ignores_stop"]:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+block = bytearray(course["memory_bytes"])
+sys.stdout.write(course["output"]); sys.stdout.flush()
+time.sleep(course["duration_s"])
+sys.exit(course["exit_code"])
+"""
 
 
 class EngineKitBase:
@@ -27,7 +38,7 @@ class EngineKitBase:
 
     def command(self, course: Course) -> tuple[str, ...]:
         """A command that takes this course on this engine."""
-        raise NotImplementedError
+        return self.python(TAKES_COURSE, course_command(course)[1])
 
     def python(self, script: str, *arguments: str) -> tuple[str, ...]:
         """A command that runs a script of the standard library on this engine."""

@@ -19,8 +19,9 @@ class EngineKit(RunningCommands, Serving, EngineKitBase):
     ```python
     class TestMyEngine(EngineKit):
         def open(self): return MyEngine(...)
-        def command(self, course): return (...)   # a command that takes this course on your engine
     ```
+
+    Where jobs find another Python than ours, say also how they run a script (`python`).
 
     What an engine cannot do, its `capabilities` say, and the kit asks for the refusal instead. A promise
     that an engine is known to break is named in `gaps`, with the reason.
