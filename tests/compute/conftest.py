@@ -114,6 +114,13 @@ def ray_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayCluster
             fcntl.flock(used, fcntl.LOCK_EX)
 
 
+@pytest.fixture
+def own_ray_cluster() -> Iterator[RayCluster]:
+    """A cluster for one test that breaks it: others' jobs would notice."""
+    with ray_cluster_running() as cluster:
+        yield cluster
+
+
 @pytest.fixture(scope="session")
 def slurm() -> Iterator[SlurmCluster]:
     """A real Slurm cluster, one for all tests of a process; who breaks a part of it mends it."""

@@ -14,7 +14,8 @@ import threading
 
 from ray.cluster_utils import Cluster
 
-SMALL = {"object_store_memory": 80 << 20, "memory": 2 << 30}
+# Nodes choose ports of their own: another cluster of this machine has those that Ray would take.
+SMALL = {"object_store_memory": 80 << 20, "memory": 2 << 30, "dashboard_agent_listen_port": 0}
 NODE_COUNT = 3
 
 
