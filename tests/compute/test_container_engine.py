@@ -9,8 +9,9 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.compute.container_image import PYTHON, built_image, container_address, podman
@@ -225,16 +226,26 @@ def test_a_submission_that_was_cut_off_after_the_container_was_made_goes_on(
     assert engine.logs("a").data == b"once\n"
 
 
+@pytest.mark.parametrize("comes", ["before it is made", "before it is started"])
 def test_a_stop_that_comes_while_the_container_is_made_is_heeded(
-    engine: ContainerEngine, monkeypatch: pytest.MonkeyPatch
+    engine: ContainerEngine, monkeypatch: pytest.MonkeyPatch, comes: str
 ) -> None:
-    real = engine._podman.begin
+    begin, run = engine._podman.begin, engine._podman._run
 
-    def begin(name: str, output: Path, *, is_made: bool) -> None:
+    def begin_late(name: str, output: Path, *, is_made: bool) -> None:
         engine.stop("a", 0)
-        real(name, output, is_made=is_made)
+        begin(name, output, is_made=is_made)
 
-    monkeypatch.setattr(engine._podman, "begin", begin)
+    def start_late(words: Sequence[str], **how: Any) -> subprocess.CompletedProcess[bytes]:
+        if words[0] == "start":
+            engine.stop("a", 0)
+            engine._podman._stops[-1].wait(ENDS_S)
+        return run(words, **how)
+
+    if comes == "before it is made":
+        monkeypatch.setattr(engine._podman, "begin", begin_late)
+    else:
+        monkeypatch.setattr(engine._podman, "_run", start_late)
     engine.submit(Launch("a", ("/bin/busybox", "sleep", "600")))
     assert kind(ended(engine, "a")) is ExitKind.cancelled
     eventually(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import tempfile
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -84,7 +85,12 @@ class Podman:
                     done.stderr = output.read_bytes()[-4096:]
                     raise self._refused(done)
             out.truncate(0)
-        done = self._run(["start", name])
+        # One that was stopped in between is made again by this, and inherits what we give: see `_run`.
+        with tempfile.TemporaryFile() as said:
+            done = self._run(["start", name], stdout=said.fileno())
+            if done.returncode:
+                said.seek(0)
+                done.stderr = said.read()
         if done.returncode and b"already running" not in done.stderr:
             raise self._refused(done)
 
