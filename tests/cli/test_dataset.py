@@ -12,6 +12,8 @@ from fourfold import wiring
 
 from .conftest import Fourfold
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def tables(empty: Path) -> Path:

@@ -5,10 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pyarrow as pa
+import pytest
 
 from fourfold import wiring
 
 from .conftest import Fourfold
+
+pytestmark = pytest.mark.slow
 
 
 def test_what_waits_is_told_and_flushed(fourfold: Fourfold, empty: Path) -> None:

@@ -22,8 +22,9 @@ from fourfold.core.compute import Unit
 from fourfold.core.errors import OutOfSpace, Refused, Unavailable
 from fourfold.core.ports.engine import ExitKind, Launch, Phase, Resources
 from fourfold.core.quantities import Range
-from fourfold.testing.clock import MovableClock
-from fourfold.testing.engine import Course, EngineKit, FakeEngine, course_command
+from fourfold.testing.engine import EngineKit
+
+pytestmark = pytest.mark.slow
 
 UNIT = Unit("local", cores=2, memory_bytes=8 << 30)
 
@@ -39,17 +40,6 @@ class TestLocalEngineKeepsTheKit(EngineKit):
 
     def open(self) -> LocalEngine:
         return LocalEngine(self.folder, unit=UNIT)
-
-
-class TestFakeEngineKeepsTheKit(EngineKit):
-    runs_commands = False
-
-    def open(self) -> FakeEngine:
-        clock = MovableClock()
-        return FakeEngine(clock, move=clock.set)
-
-    def command(self, course: Course) -> tuple[str, ...]:
-        return course_command(course)
 
 
 @pytest.fixture
@@ -135,7 +125,6 @@ def control_process(folder: Path) -> tuple[subprocess.Popen[str], int, int]:
     return process, int(leader), int(supervisor)
 
 
-@pytest.mark.slow
 def test_jobs_die_with_their_control_process_and_their_keys_stay_used(tmp_path: Path) -> None:
     process, leader, supervisor = control_process(tmp_path)
     other = LocalEngine(tmp_path, unit=UNIT)
@@ -342,7 +331,6 @@ def test_a_job_gets_a_small_clean_environment(engine: LocalEngine, monkeypatch: 
     assert "SECRET_TOKEN" not in seen
 
 
-@pytest.mark.slow
 def test_use_is_measured_over_the_whole_tree(engine: LocalEngine) -> None:
     script = """
 import os, time

@@ -20,6 +20,8 @@ from fourfold.core.errors import Refused, Unavailable
 from fourfold.core.ports.engine import ExitKind, Launch, Phase, Resources
 from fourfold.core.quantities import Range
 
+pytestmark = pytest.mark.slow
+
 NODE = {
     "node_id": "n" * 8,
     "node_name": "n1",

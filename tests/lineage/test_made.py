@@ -23,6 +23,8 @@ from fourfold.foundation.storage.columns.made import Query, query_of, remember
 from fourfold.foundation.storage.service import Storage
 from fourfold.testing.clock import MovableClock
 
+pytestmark = pytest.mark.slow
+
 ROWS = pa.table({"origin": ["EWR", "JFK", "EWR"], "delay": [31, 5, 60], "Tail No": ["a", "b", "c"]})
 
 
@@ -236,7 +238,6 @@ def test_a_relation_made_of_a_query_is_followed_through_it(
     assert not {"80", "'b'"} & set(kept.sql.split())
 
 
-@pytest.mark.slow
 def test_a_relation_keeps_what_a_name_of_its_query_stood_for(
     opened: Storage, catalog_service: CatalogService
 ) -> None:
@@ -293,7 +294,6 @@ def test_what_can_be_no_view_is_asked_all_the_same(opened: Storage, sql: str) ->
     assert found.fetchall() == wanted.fetchall()
 
 
-@pytest.mark.slow
 def test_rows_of_a_version_that_are_written_as_they_were_read_come_from_it(
     flights: Table, storage: Storage, catalog_service: CatalogService
 ) -> None:

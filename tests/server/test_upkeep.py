@@ -17,6 +17,8 @@ from fourfold.wiring import Project
 
 from .client import Client
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("role", [Role.deployer, Role.admin])
 def test_only_an_admin_removes_garbage(tmp_path: Path, role: Role) -> None:

@@ -19,6 +19,8 @@ from fourfold.core.times import Instant
 from fourfold.testing.raising import raising
 from fourfold.testing.table_kit.given import held
 
+pytestmark = pytest.mark.slow
+
 PERSON, NUMBER = "Zanzibar-Quokka-17", 4_611_686_018_427_387_847
 LATER, NEVER = Instant(2**60), Instant(0)
 KEYS = [{"name": PERSON}]
@@ -127,7 +129,6 @@ def test_who_remembers_a_version_from_between_reads_it_anew(tmp_path: Path) -> N
     assert held(other) == [("ada", 0, "about ada")]
 
 
-@pytest.mark.slow
 def test_checkpoints_hold_nothing_and_the_log_still_opens_quickly(tmp_path: Path) -> None:
     store = DeltaTables(tmp_path)
     store.append("t", people("ada", PERSON))

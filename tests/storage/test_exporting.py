@@ -15,6 +15,8 @@ from fourfold.core.errors import Refused
 from fourfold.core.settings import Settings
 from fourfold.testing.raising import raising
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def project(home: Path) -> Iterator[wiring.Project]:
@@ -31,7 +33,6 @@ def in_lake(home: Path, name: str) -> list[dict[str, object]]:
     return found
 
 
-@pytest.mark.slow
 def test_a_version_is_exported_once_and_another_takes_its_place(project: wiring.Project, home: Path) -> None:
     table = ff.table("t")
     table.append(pa.table({"day": ["a", "b"], "n": pa.array([1, 2], pa.int8())}), partition_by=["day"])

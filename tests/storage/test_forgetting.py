@@ -31,6 +31,8 @@ from fourfold.core.times import Instant
 from fourfold.foundation.storage.service import Storage
 from fourfold.wiring import Project
 
+pytestmark = pytest.mark.slow
+
 KEYS: tuple[PersonKey, ...] = ({"name": PERSON},)
 CLI = "import sys; from fourfold.cli.main import run; sys.exit(run(sys.argv[1:]))"
 BY_NUMBER: tuple[PersonKey, ...] = ({"id": str(NUMBER)},)
@@ -70,7 +72,6 @@ def names(storage: Storage, **pin: Any) -> list[str]:
     return sorted(storage.read("t", columns=("name",), **pin)["name"].to_pylist())
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("keys", [KEYS, BY_NUMBER])
 def test_no_file_of_the_project_holds_the_person_afterwards(
     project: Project, tmp_path: Path, keys: tuple[PersonKey, ...]
@@ -168,7 +169,6 @@ def test_it_is_kept_that_rows_were_forgotten_and_never_whose(project: Project, t
     assert len(storage.forgotten("t")) == 1
 
 
-@pytest.mark.slow
 def test_one_that_was_cut_off_is_finished_by_doing_it_again(
     project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -284,7 +284,6 @@ def test_the_handle_takes_one_key_or_several(project: Project) -> None:
     assert [each.is_done for each in table.forgotten()] == [True]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("keys", [KEYS, BY_NUMBER, ({"name": PERSON, "id": NUMBER},)])
 def test_an_older_backup_that_is_brought_back_knows_whom_to_forget_again(
     tmp_path: Path, keys: tuple[PersonKey, ...]
@@ -314,7 +313,6 @@ def test_an_older_backup_that_is_brought_back_knows_whom_to_forget_again(
     assert traces(tmp_path / "second", PERSON, NUMBER) == []
 
 
-@pytest.mark.slow
 def test_the_newest_backup_has_nothing_to_forget_again(tmp_path: Path) -> None:
     place, home = tmp_path / "backups", tmp_path / "second" / ".fourfold"
     with opened(tmp_path / "first" / ".fourfold") as project:
@@ -327,7 +325,6 @@ def test_the_newest_backup_has_nothing_to_forget_again(tmp_path: Path) -> None:
         assert project.storage.forget_again("t") == ()
 
 
-@pytest.mark.slow
 def test_a_forgetting_that_is_killed_anywhere_is_finished_by_the_next(tmp_path: Path) -> None:
     """A real process, killed after longer and longer times, until one is quick enough to end."""
     base = tmp_path / "base"
