@@ -83,7 +83,7 @@ def table(project: Project) -> ff.Table:
     return made
 
 
-def test_a_wide_table_is_written_read_described_and_asked(table: ff.Table) -> None:
+def test_a_wide_table_is_written_read_described_and_asked(project: Project, table: ff.Table) -> None:
     with bounded("append"):
         table.append(wide(10, start=ROWS, seed=1))
     with bounded("upsert"):
@@ -106,6 +106,10 @@ def test_a_wide_table_is_written_read_described_and_asked(table: ff.Table) -> No
     with bounded("a table made of it"):
         ff.table("copied").overwrite(ff.query("select * from wide"))
         assert ff.table("copied").describe().rows == ROWS + 12
+    with bounded("the lineage of its columns"):
+        graph = project.catalog.column_lineage("table", "copied", version="0", limit=MOST_COLUMNS)
+        assert len(graph.edges) == MOST_COLUMNS
+        assert all(edge.source_column == edge.column for edge in graph.edges)
 
 
 def test_rows_of_it_wait_in_the_buffer_and_are_flushed(table: ff.Table) -> None:
