@@ -99,6 +99,8 @@ def test_errors_name_what_is_wrong(flights: Storage) -> None:
         ("selec 1", Refused, "syntax error"),
         ('select * from "flights@v7"', NotFound, "no version 7"),
         ('select * from "flights@dev/x"', NotFound, "branches: dev/try-1"),
+        ('select * from "flights@7"', NotFound, "say v for a version: flights@v7"),
+        ("select * from flights@v0", Refused, "quote a name with its version"),
         ("select * from raw.planes", NotFound, "quote a name with dots"),
         ("select 1; select 2", Refused, "one query is asked at a time"),
         ("", Refused, "one query is asked at a time"),

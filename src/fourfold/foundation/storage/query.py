@@ -109,7 +109,8 @@ class Query:
             says = str(error).splitlines()[0]
             if (unquoted := _UNQUOTED.search(says)) is not None:
                 raise NotFound(says, ways_on=[f"quote a name with dots: {unquoted[1]}"]) from error
-            raise Refused(f"the query cannot be answered: {says}") from error
+            ways_on = ['quote a name with its version: "flights@v3"'] if 'near "@"' in says else []
+            raise Refused(f"the query cannot be answered: {says}", ways_on=ways_on) from error
 
     def _source(self, name: str) -> Source:
         info = pinned(self._storage, table_pin(name))

@@ -120,9 +120,12 @@ class Versions:
         tables = self._tables.names()
         if address.branch != MAIN and address.table in tables:
             branches = self._tables.branches(address.table)
+            ways_on = did_you_mean(address.branch, branches, what="branches")
+            if address.branch.isdecimal():
+                ways_on = (f"say v for a version: {address.table}@v{address.branch}", *ways_on)
             return NotFound(
                 f"table '{address.table}' has no branch '{address.branch}'",
-                ways_on=did_you_mean(address.branch, branches, what="branches"),
+                ways_on=ways_on,
                 table=name,
             )
         return NotFound(
