@@ -184,6 +184,7 @@ class Bound(StrEnum):
     one_core = "one_core"
     """It held several cores and kept about one busy."""
     memory = "memory"
+    """Of earlier records only: it used nearly all of its memory, which is now said beside what bounds it."""
     overhead = "overhead"
     """Too short to tell."""
     unknown = "unknown"

@@ -27,6 +27,8 @@ MOST_OF_WAITING = 0.5
 """From this share of the time that its processors stood idle on, the disk is what bounds a job."""
 BUSY = 0.8
 """From this utilisation on, the processors are what bounds a job."""
+TIGHT = 0.9
+"""From this share of its memory on, a job is told to ask for more."""
 
 
 def account(
@@ -52,8 +54,10 @@ def account(
     utilisation = None
     if usage.cpu_s is not None and usage.wall_s > 0 and cores_held > 0:
         utilisation = usage.cpu_s / (usage.wall_s * cores_held)
-    bound, sentence = _bound(usage, held, utilisation)
+    bound, what_bounds = _bound(usage, held, utilisation)
     flops_utilisation = _flops_utilisation(usage, held, unit, measurement)
+    arithmetic = _arithmetic(usage, flops_utilisation, measurement)
+    sentences = (what_bounds, _tightness(usage, held), arithmetic)
     return Account(
         utilisation=utilisation,
         flops_utilisation=flops_utilisation,
@@ -62,7 +66,7 @@ def account(
         unit_share=share,
         cost_nanousd=cost_nanousd(usage.wall_s, share=share, price_usd_per_hour=price_usd_per_hour),
         bound=bound,
-        sentence=" ".join(filter(None, (sentence, _arithmetic(usage, flops_utilisation, measurement)))),
+        sentence=" ".join(sentence for sentence in sentences if sentence),
     )
 
 
@@ -130,6 +134,15 @@ def _memory_utilisation(usage: Usage, held: Held) -> float | None:
     return usage.memory_peak_bytes / held.memory_bytes
 
 
+def _tightness(usage: Usage, held: Held) -> str:
+    """Memory that is nearly used up makes no job slower, and may end the next one."""
+    share = _memory_utilisation(usage, held)
+    if share is None or share < TIGHT:
+        return ""
+    peak = bytes_text(usage.memory_peak_bytes or 0)
+    return f"Memory is tight: {peak} of {bytes_text(held.memory_bytes)} held. Ask for more."
+
+
 def _bound(usage: Usage, held: Held, utilisation: float | None) -> tuple[Bound, str]:
     cores = f"{held.cpu:g} {'core' if held.cpu == 1 else 'cores'}"
     if held.cpu <= 0:
@@ -140,11 +153,6 @@ def _bound(usage: Usage, held: Held, utilisation: float | None) -> tuple[Bound, 
         return Bound.overhead, f"Too short to tell: {duration_text(usage.wall_s)}."
     busy = utilisation * held.cpu
     over = f"It kept {busy:.2f} cores busy but held {cores}." if utilisation > ROUNDING else ""
-    memory = _memory_utilisation(usage, held)
-    if memory is not None and memory >= 0.9:
-        peak = bytes_text(usage.memory_peak_bytes or 0)
-        tight = f"Memory is tight: {peak} of {bytes_text(held.memory_bytes)} held. Ask for more."
-        return Bound.memory, f"{tight} {over}".rstrip()
     if over:
         return Bound.cpu, over if utilisation <= 1.25 else f"{over} Ask for {_whole(busy)}."
     if utilisation >= BUSY:
