@@ -32,6 +32,8 @@ lock: $(UV)  ## resolve the locks anew, with hashes and without any index addres
 	  --no-header --extra examples --extra build -c locks/dev.txt -o locks/run.txt pyproject.toml
 	$(UV) pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
 	  --no-header -c locks/dev.txt -o locks/ray.txt locks/ray.in
+	$(UV) pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
+	  --no-header -c locks/dev.txt -o locks/kubernetes.txt locks/kubernetes.in
 
 doctor: .stamps/run
 	.venv/bin/fourfold doctor

@@ -19,6 +19,7 @@ HOMES: dict[str, str] = {
     "deltalake": r"fourfold\.adapters\..*",
     "obstore": r"fourfold\.adapters\..*",
     "datasketches": r"fourfold\.(foundation|mlplatform)\..*",
+    "jsonschema": r"fourfold\.testing\.kubernetes\.schema",
     "lmdb": r"fourfold\.adapters\..*",
     "psycopg": r"fourfold\.adapters\..*",
     "pyiceberg": r"fourfold\.adapters\..*",
@@ -100,7 +101,7 @@ def test_every_room_has_a_page() -> None:
         "backup",
         "catalog", "storage", "compute", "environments", "flows", "pools", "runner", "sim", "features",
         "models", "hosting", "workbench", "server", "cli", "advise", "house", "dependencies", "objects",
-        "iceberg", "lineage", "datasets", "buffer", "slurm", "containers",
+        "iceberg", "lineage", "datasets", "buffer", "slurm", "containers", "kubernetes",
     ]  # fmt: skip
     assert [room for room in rooms if not (pages / f"{room}.md").exists()] == []
 
