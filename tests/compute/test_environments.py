@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -16,18 +17,18 @@ from hypothesis import strategies as st
 
 from fourfold.core.environment import Package, canonical_marker, identify
 from fourfold.core.errors import Corrupted, FourfoldError, NotFound, Refused
-from fourfold.foundation.compute import environments as module
+from fourfold.foundation.compute import installers
+from fourfold.foundation.compute.built import Built
 from fourfold.foundation.compute.environments import (
     Environments,
     current_environment,
     differences,
     identify_lock,
     lock_for,
-    this_platform,
-    this_python,
 )
 from fourfold.foundation.compute.installed import installed, read_installed
 from fourfold.foundation.compute.locks import evaluate, marker_names, parse_lock, write_lock
+from fourfold.foundation.compute.pythons import this_platform, this_python
 
 LOCK = """\
 numpy==2.4.6 ; python_version >= "3.11" \\
@@ -328,13 +329,13 @@ def test_what_has_no_hash_is_not_built(tmp_path: Path) -> None:
 KILLED_BUILDER = """
 import sys, time
 from pathlib import Path
-from fourfold.foundation.compute import environments as module
-environment = module.identify_lock(sys.argv[2])
+from fourfold.foundation.compute import built, environments
+environment = environments.identify_lock(sys.argv[2])
 def verify(*_):
     print("installed", flush=True)
     time.sleep(600)
-module._verify = verify
-module.Environments(Path(sys.argv[1])).build(environment)
+built._verify = verify
+environments.Environments(Path(sys.argv[1])).build(environment)
 """
 
 
@@ -363,9 +364,9 @@ def test_a_builder_killed_just_before_the_end_leaves_nothing_that_is_used(tmp_pa
 ORPHANING_BUILDER = """
 import sys, uv
 from pathlib import Path
-from fourfold.foundation.compute import environments as module
+from fourfold.foundation.compute import environments
 uv.find_uv_bin = lambda: sys.argv[2]
-module.Environments(Path(sys.argv[1])).build(module.identify_lock(""))
+environments.Environments(Path(sys.argv[1])).build(environments.identify_lock(""))
 """
 
 
@@ -382,7 +383,7 @@ def test_the_next_builder_waits_for_the_installer_of_one_that_was_killed(
     builder.kill()
     builder.wait()
     began = threading.Event()
-    monkeypatch.setattr(Environments, "_build", lambda *_: began.set())
+    monkeypatch.setattr(Built, "_build", lambda *_: began.set())
     thread = threading.Thread(target=Environments(home).build, args=[identify_lock("")])
     thread.start()
     assert not began.wait(0.1)
@@ -397,21 +398,36 @@ def test_an_environment_of_another_platform_is_refused(tmp_path: Path) -> None:
         Environments(tmp_path / ".fourfold").build(other)
 
 
-def test_a_builder_that_fails_in_the_offline_try_asks_the_network(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_builder_that_fails_in_the_offline_try_asks_the_network(tmp_path: Path) -> None:
     tries: list[bool] = []
-    real = module._uv
 
-    def uv(command: list[str], packages: object, *, held: int) -> None:
-        if "install" in command:
-            tries.append("--offline" in command)
-            raise (
-                FourfoldError("not in the cache") if "--offline" in command else Refused("no network either")
-            )
-        real(command, (), held=held)
+    def run(command: list[str], packages: object) -> None:
+        tries.append("--offline" in command)
+        raise FourfoldError("not in the cache") if "--offline" in command else Refused("no network either")
 
-    monkeypatch.setattr(module, "_uv", uv)
     with pytest.raises(Refused, match="no network either"):
-        Environments(tmp_path / ".fourfold").build(identify_lock("click==8.5.1 --hash=sha256:aa\n"))
+        installers.Uv("uv", run).fill(tmp_path, tmp_path / "requirements.txt", (), is_hashed=True)
     assert tries == [True, False]
+
+
+@pytest.mark.slow
+def test_environments_beyond_the_bound_are_removed_but_never_one_in_use(tmp_path: Path) -> None:
+    built = Built(tmp_path, links=None)
+    made = [
+        identify(python=this_python(), platform=this_platform(), packages=lock_for([name])[0].packages)
+        for name in ("click", "msgspec", "iniconfig")
+    ]
+    held = [built.hold(each.identity) for each in made]
+    for nth, each in enumerate(made):
+        built.build(each)
+        os.utime(tmp_path / f"{each.identity}.used", (nth, nth))
+    assert built.prune(1) == (), "all are in use"
+    os.close(held[0])
+    os.close(held[1])
+    assert built.prune(1 << 40) == ()
+    one = json.loads((tmp_path / made[2].identity / "environment.json").read_text())["bytes"]
+    assert built.prune(one) == (made[0].identity, made[1].identity), "used longest ago first"
+    os.close(held[2])
+    assert {path.name for path in tmp_path.iterdir() if path.is_dir()} == {made[2].identity}
+    subprocess.run([built.build(made[2]), "-c", "import iniconfig"], check=True, cwd="/")
+    assert built.build(made[0]).exists(), "what was removed is built again"

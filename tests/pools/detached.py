@@ -19,8 +19,18 @@ from fourfold.core.ports.engine import Capabilities, JobStatus, Launch, LogChunk
 class Detached:
     """Starts processes in sessions of their own; several objects over one `jobs` are one engine's lives."""
 
-    def __init__(self, folder: Path, jobs: dict[str, subprocess.Popen[bytes]]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        jobs: dict[str, subprocess.Popen[bytes]],
+        *,
+        bare: Path | None = None,
+        environ: Mapping[str, str] | None = None,
+    ) -> None:
+        """`bare` is a folder of programs: the machine has these and nothing of ours; `environ` is its own."""
         folder.mkdir(exist_ok=True)
+        self._bare = bare
+        self._environ = environ or {}
         self._folder = folder
         self._jobs = jobs
         self._lock = threading.Lock()
@@ -43,12 +53,21 @@ class Detached:
             if launch.key in self._jobs:
                 return
             env = {"PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join(sys.path), **launch.env}
+            cwd = launch.cwd
+            if self._bare is not None:
+                env = {"PATH": str(self._bare), "HOME": "/nonexistent", **self._environ, **launch.env}
+                cwd = str(self._folder)
             env["FOURFOLD_CODE"] = f"/not/seen/here/{Path(env['FOURFOLD_CODE']).name}"
             env["XDG_CACHE_HOME"] = str(self._folder / "cache")
             with (self._folder / launch.key).open("wb") as log:
                 self._jobs[launch.key] = subprocess.Popen(
-                    launch.argv, env=env, cwd=launch.cwd, stdout=log, stderr=log, start_new_session=True
+                    self._argv(launch), env=env, cwd=cwd, stdout=log, stderr=log, start_new_session=True
                 )
+
+    def _argv(self, launch: Launch) -> list[str]:
+        if self._bare is None:
+            return list(launch.argv)
+        return [str(self._bare / launch.argv[0]), *launch.argv[1:]]
 
     def status(self, keys: Collection[str]) -> Mapping[str, JobStatus]:
         return {key: self._status(key) for key in keys}

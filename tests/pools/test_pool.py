@@ -13,7 +13,7 @@ import pytest
 from fourfold.core.errors import Refused, Unavailable
 from fourfold.core.jobs import Exit, ExitKind, Resources
 from fourfold.core.ports.control import Gone, PoolChanged, PutOff
-from fourfold.core.ports.engine import Launch, Offer
+from fourfold.core.ports.engine import Capabilities, Launch, Offer
 from fourfold.resources.pools import pool as pools
 from fourfold.resources.pools.pool import Pool, PoolPlan
 from fourfold.testing.clock import MovableClock
@@ -47,7 +47,7 @@ def opened(open_it: Callable[[], Any], **options: Any) -> Iterator[tuple[Pool, H
         pool.close()
 
 
-def launch(key: str = "worker") -> Launch:
+def launch(able: Capabilities, key: str = "worker") -> Launch:
     return Launch(key, ("true",))
 
 
@@ -89,13 +89,13 @@ def test_a_launch_that_the_engine_cannot_take_now_is_put_off_and_one_that_it_ref
     with opened(lambda: engine) as (pool, heard):
         heard.next()
         engine.fail_next("submit")
-        pool.launch("first", lambda: launch("first"))
+        pool.launch("first", lambda able: launch(able, "first"))
         assert heard.next() == PoolChanged("lab")
         put_off = heard.next()
         assert isinstance(put_off, PutOff)
         assert put_off.worker == "first"
 
-        def refuse() -> Launch:
+        def refuse(able: Capabilities) -> Launch:
             raise Refused("no such code")
 
         pool.launch("second", refuse)
@@ -149,9 +149,9 @@ def test_stopping_waits_for_the_start_that_is_under_way() -> None:
     may_start = threading.Event()
     engine = FakeEngine(MovableClock(), course=lambda _: Course(600))
 
-    def slowly() -> Launch:
+    def slowly(able: Capabilities) -> Launch:
         may_start.wait(WITHIN_S)
-        return launch()
+        return launch(able)
 
     with opened(lambda: engine) as (pool, heard):
         heard.next()

@@ -49,6 +49,14 @@ class PoolSettings:
     """So many of the engine's units are used at most, the cheapest first; 0 is all of them."""
     default: bool = False
     """Whether steps run here of which nobody says anything; without one, that is the first pool."""
+    python: str = ""
+    """The Python that workers begin with on machines without Fourfold: that is brought there, and the
+    environment is built. Empty: `python3` where this machine's files are not seen, else the interpreter
+    of the run, under its own path."""
+    cache: str = ""
+    """Where its machines keep what they are sent and build; empty: the cache folder of their user."""
+    cache_bytes: int = 20 * 2**30
+    """What environments take there at most; those used longest ago are removed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,7 +225,7 @@ server, storage, tables
                     f"'{name}' cannot be the name of a pool",
                     ways_on=["take letters, digits, - and _, beginning with a letter: [pools.lab]"],
                 )
-            for key in ("workers", "most_units", "idle_s"):
+            for key in ("workers", "most_units", "idle_s", "cache_bytes"):
                 if getattr(pool, key) < 0:
                     raise Refused(f"setting 'pools.{name}.{key}' is negative")
         if len(defaults := [name for name, pool in self.pools.items() if pool.default]) > 1:

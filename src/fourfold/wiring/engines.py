@@ -133,6 +133,9 @@ class Engines:
                 most_units=settings.most_units,
                 is_for_steps=name in self._settings.pools,
                 outlives=self.far is not None and _scheme(settings) != "local",
+                python=settings.python,
+                cache=settings.cache,
+                cache_bytes=settings.cache_bytes,
             )
 
         return tuple(plan(name) for name in dict.fromkeys((*self._settings.pools, self.body_pool)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from fourfold.core.errors import Refused
@@ -23,16 +23,39 @@ def find_home(environ: Mapping[str, str], here: Path) -> Path:
     return here / FOLDER
 
 
+def settings_text(home: Path) -> str:
+    """The settings file of the project whose folder is `home`; nothing where there is none."""
+    path = home.parent / SETTINGS_FILE
+    return path.read_text(encoding="utf-8") if path.is_file() else ""
+
+
 def read_settings(home: Path, environ: Mapping[str, str]) -> Settings:
     """The settings of the project whose folder is `home`."""
-    path = home.parent / SETTINGS_FILE
     given: dict[str, object] = {}
-    if path.is_file():
-        try:
-            given = tomllib.loads(path.read_text(encoding="utf-8"))
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise Refused(f"{path} is not TOML: {error}") from error
+    try:
+        given = tomllib.loads(settings_text(home))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise Refused(f"{home.parent / SETTINGS_FILE} is not TOML: {error}") from error
     return Settings.parse(given, environ)
+
+
+def refuse_unseen(settings: Settings, environ: Mapping[str, str], parts: Iterable[str]) -> None:
+    """On a machine that does not see the project's folder, refuse parts that would lie in it.
+
+    What is opened there would be another, empty one.
+    """
+    if not environ.get("FOURFOLD_AFAR"):
+        return
+    for part in parts:
+        scheme, _, rest = getattr(settings, part).partition("://")
+        if scheme in ("", "sqlite", "file", "lmdb") and not (rest.startswith("/") and Path(rest).is_dir()):
+            raise Refused(
+                f"this machine does not see the project's folder, and its {part} lies there",
+                ways_on=[
+                    f"set '{part}' to what both machines reach (postgresql://…, s3://…, a shared folder)",
+                    "or take the value in as an argument of the step, and give it back as its result",
+                ],
+            )
 
 
 def make_folder(home: Path) -> None:

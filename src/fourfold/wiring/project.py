@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
 from fourfold.core.errors import NotFound, Refused
 from fourfold.core.services import PROTOCOLS
 from fourfold.core.settings import Settings
-from fourfold.wiring.places import find_home, make_folder, read_settings
+from fourfold.wiring.places import find_home, make_folder, read_settings, refuse_unseen, settings_text
 from fourfold.wiring.stores import Stores
 
 if TYPE_CHECKING:
@@ -174,6 +174,7 @@ class Project:
     def online(self) -> OnlineStore:
         from fourfold.adapters.lmdb_online import LmdbOnline
 
+        refuse_unseen(self.settings, os.environ, ("online",))
         return LmdbOnline(self._folder(self.settings.online, self.home / "online"))
 
     @part
@@ -288,6 +289,7 @@ class Project:
         from fourfold.core.decide.pools import PoolRules
         from fourfold.resources.flows.crew import Settings as LoopSettings
         from fourfold.resources.flows.service import FlowService
+        from fourfold.resources.flows.starters import Brought
 
         return FlowService(
             self.database,
@@ -302,6 +304,7 @@ class Project:
             lineage_events=self.lineage_events,
             owning=lambda: self.host_door.open(),
             far=self.engines.far,
+            brought=Brought(self.compute.environment, lambda: settings_text(self.home)),
             settings=LoopSettings(
                 most_bodies=self.settings.flows.bodies,
                 most_idle_in=self.engines.most_warm(),
@@ -473,5 +476,7 @@ def open_project() -> Project:
     with _opening:
         project = _opened.get((os.getpid(), home))
         if project is None:
-            project = _opened[os.getpid(), home] = Project(home, read_settings(home, os.environ))
+            settings = read_settings(home, os.environ)
+            refuse_unseen(settings, os.environ, ("catalog", "storage"))
+            project = _opened[os.getpid(), home] = Project(home, settings)
         return project

@@ -20,6 +20,8 @@ class WorkerSpec:
     resources: Resources
     cwd: str = ""
     pool: str = "local"
+    environment: str = ""
+    """What it runs in, by identity, where its pool's machines build that themselves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +69,25 @@ class Away:
 
 
 @dataclass(frozen=True, slots=True)
+class Preparing:
+    """What starts a worker on its machine was heard of: it makes the environment, and will join."""
+
+    worker: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unready:
+    """A worker cannot begin: its machine cannot be made ready for it. It ends by itself."""
+
+    worker: str
+    reason: str
+    error: str = ""
+    """The class of the error, such as `Unavailable`."""
+    is_permanent: bool = False
+    """Whether trying again cannot help."""
+
+
+@dataclass(frozen=True, slots=True)
 class Gone:
     """A worker's process has ended, or a client has left."""
 
@@ -89,7 +110,7 @@ class PoolChanged:
     pool: str
 
 
-Arrival = Message | Joined | Away | Gone | PutOff | PoolChanged
+Arrival = Message | Joined | Preparing | Unready | Away | Gone | PutOff | PoolChanged
 
 
 class Control(Protocol):

@@ -18,7 +18,7 @@ from fourfold.core.flows import BODY, Attempt, CallKey, CallKind, CallState, Fai
 from fourfold.core.jobs import Exit, ExitKind, Resources, UnitCapacity
 from fourfold.core.pools import PoolLoad
 from fourfold.core.ports.clock import Clock
-from fourfold.core.ports.control import Control, Joined, WorkerSpec
+from fourfold.core.ports.control import Control, Joined, Unready, WorkerSpec
 from fourfold.core.times import Instant, after, duration_text
 from fourfold.core.values import replace
 from fourfold.resources.flows import messages
@@ -124,6 +124,22 @@ class Crew:
         elif answer is Rejoin.take_task and worker.task is not None:
             self._begin(worker, worker.task)
 
+    def preparing(self, name: str) -> None:
+        """A worker that has not begun was heard of: it is not away."""
+        if (worker := self.workers.get(name)) is not None:
+            worker.away_since = None
+
+    def unready(self, told: Unready) -> None:
+        """A worker's machine cannot be made ready for it: its attempt has failed, and it is no loss."""
+        worker = self.workers.get(told.worker)
+        if worker is None or worker.task is None or worker.stopping is not None:
+            return
+        worker.stopping, name = (ExitKind.failed, told.reason), worker.name
+        worker.failure = Failure(
+            ExitKind.failed, told.error, told.reason, call=worker.task[1], is_permanent=told.is_permanent
+        )
+        self._later(lambda: self._control.stop(name, grace_s=self._settings.stop_grace_s))
+
     def away(self, name: str) -> None:
         """A worker cannot be reached. It goes on, and ends itself after `away_s`: it is waited for."""
         worker = self.workers.get(name)
@@ -172,7 +188,7 @@ class Crew:
                 kind = ended.kind
         if worker.stopping is not None:
             kind, text = worker.stopping
-        failure = Failure(kind, "", text, call=key)
+        failure = worker.failure or Failure(kind, "", text, call=key)
         self._apply(flow, rules.Failed(CallKey(key), n, failure, exit_code=code))
 
     def put_off(self, name: str, reason: str) -> None:
@@ -275,6 +291,7 @@ class Crew:
             Resources() if is_body else call.policy.resources,
             run.cwd,
             pool,
+            run.environment,
         )
 
     def _launch(self, name: str) -> None:

@@ -41,7 +41,9 @@ from fourfold.core.ports.control import (
     Joined,
     Message,
     PoolChanged,
+    Preparing,
     PutOff,
+    Unready,
 )
 from fourfold.core.ports.flow_store import CacheEntry, FlowStore
 from fourfold.core.times import Instant
@@ -189,6 +191,10 @@ class Loop:
                 self.crew.joined(arrival)
             case Away(name):
                 self.crew.away(name)
+            case Preparing(name):
+                self.crew.preparing(name)
+            case Unready():
+                self.crew.unready(arrival)
             case Gone(peer, ended):
                 for watchers in self._watchers.values():
                     watchers.pop(peer, None)

@@ -23,7 +23,7 @@ from typing import Any
 from fourfold.core.flows import Code
 from fourfold.core.ports.clock import Clock
 from fourfold.core.ports.control import Arrival, Away, Gone, Joined, Message, PoolView, PutOff, WorkerSpec
-from fourfold.core.ports.engine import Launch
+from fourfold.core.ports.engine import Capabilities, Launch
 from fourfold.core.ports.flow_store import FlowStore
 from fourfold.core.settings import ENVIRONMENT_PREFIX, NOT_SETTINGS
 from fourfold.core.times import seconds_between
@@ -33,6 +33,7 @@ from fourfold.resources.flows.connection import private_folder, socket_path
 from fourfold.resources.flows.crew import Settings
 from fourfold.resources.flows.loop import Loop, Resolve
 from fourfold.resources.flows.peers import FarDoor, Peers
+from fourfold.resources.flows.starters import Brought, Starters
 from fourfold.resources.pools.pool import OPEN_WITHIN_S, Pool, PoolPlan
 
 
@@ -108,14 +109,16 @@ class Owner:
         is_firing: bool = False,
         far: Far | None = None,
         bundle: Callable[[Code], bytes] | None = None,
+        brought: Brought | None = None,
     ) -> None:
-        """`far` says how workers on other machines come in, `bundle` gives them their code."""
+        """`far` says how workers on other machines come in, `bundle` gives them their code, and `brought`
+        what else they are brought where their machine has nothing."""
         self._home = home
         self._clock = clock
         self._code_folder = code_folder
         self._lock = lock
         self._at: dict[str, Pool] = {}
-        self._codes: dict[str, Code] = {}
+        self._specs: dict[str, WorkerSpec] = {}
         self._far, self._bundle, self._door = far, bundle, _door(home, far)
         self._beside = ThreadPoolExecutor(2, thread_name_prefix="fourfold-code")
         self._is_stopping = False
@@ -138,7 +141,13 @@ class Owner:
         self._wake_in, self._wake_out = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._arrived: deque[Arrival | Callable[[], None]] = deque()
         self._pools = {plan.name: Pool(plan, self._reported) for plan in pools}
-        self.peers = Peers(self._heard, joined=self._joined, left=self._left)
+        self._starters = self._make_starters(brought)
+        self.peers = Peers(
+            self._heard,
+            joined=self._joined,
+            left=self._left,
+            from_starter=None if self._starters is None else self._from_starter,
+        )
         self._thread = threading.Thread(target=self._run, name="fourfold-loop", daemon=True)
         self._ready = threading.Event()
 
@@ -197,7 +206,7 @@ class Owner:
         """Workers that outlived the last owner are known again; what else it left on other machines ends."""
         kept = {worker.name: worker for worker in self.loop.workers}
         for name, worker in kept.items():
-            self._at[name], self._codes[name] = self._pools[worker.spec.pool], worker.spec.code
+            self._at[name], self._specs[name] = self._pools[worker.spec.pool], worker.spec
             self._at[name].left(name)
         self._open_pools([pool for pool in self._pools.values() if pool.plan.outlives], tuple(kept))
 
@@ -235,23 +244,27 @@ class Owner:
 
     def launch(self, worker: str, spec: WorkerSpec) -> None:
         self._at[worker] = pool = self._pools[spec.pool]
-        self._codes[worker] = spec.code
+        self._specs[worker] = spec
         ways_in = self._ways_in(worker, is_far=pool.plan.outlives)
 
-        def make() -> Launch:
-            return Launch(
-                key=worker,
-                argv=(spec.python, "-P", "-m", "fourfold.runner"),  # -P: its folder is no code
-                env={
-                    **_passed_on(os.environ),
-                    "FOURFOLD_HOME": str(self._home),
-                    **ways_in,
-                    "FOURFOLD_CODE": str(self._code_folder(spec.code)),
-                    "PYTHONHASHSEED": "0",  # a body that loops over a set makes the same calls again
-                },
-                cwd=spec.cwd,
-                resources=spec.resources,
-            )
+        def make(able: Capabilities) -> Launch:
+            env = {
+                **_passed_on(os.environ),
+                "FOURFOLD_HOME": str(self._home),
+                **ways_in,
+                "FOURFOLD_CODE": str(self._code_folder(spec.code)),
+                "PYTHONHASHSEED": "0",  # a body that loops over a set makes the same calls again
+            }
+            cwd = spec.cwd
+            argv: tuple[str, ...] = (spec.python, "-P", "-m", "fourfold.runner")  # -P: its folder is no code
+            starters = self._starters
+            if starters is not None and (python := starters.python(pool.plan, able)):
+                argv = starters.argv(python)
+                env |= starters.environ(pool.plan, able)
+                env.pop("PYTHONPATH", None)  # of this machine
+                if not able.shares_files:
+                    cwd = ""
+            return Launch(key=worker, argv=argv, env=env, cwd=cwd, resources=spec.resources)
 
         pool.launch(worker, make)
 
@@ -282,16 +295,35 @@ class Owner:
 
     def _heard(self, message: Message) -> None:
         """A frame from a peer: for the loop, unless a worker asks for its code."""
-        if message.header["type"] == "code" and message.peer in self._codes and self._bundle is not None:
-            self._beside.submit(self._tell_code, message.peer, self._codes[message.peer], self._bundle)
+        if message.header["type"] == "code" and message.peer in self._specs and self._bundle is not None:
+            code = self._specs[message.peer].code
+            self._beside.submit(self._tell_code, message.peer, code, self._bundle)
         else:
             self.loop.post(message)
 
     def _tell_code(self, worker: str, code: Code, bundle: Callable[[Code], bytes]) -> None:
         with contextlib.suppress(Exception):  # it asks again
-            data = bundle(code)
-            self._arrived.append(lambda: self.peers.send(worker, {"type": "code"}, [data]))
-            self._wake()
+            self._send_from_beside(worker, {"type": "code"}, [bundle(code)])
+
+    def _send_from_beside(self, peer: str, header: dict[str, Any], parts: Sequence[bytes] = ()) -> None:
+        """Send from another thread than the loop's."""
+        self._arrived.append(lambda: self.peers.send(peer, header, parts))
+        self._wake()
+
+    def _make_starters(self, brought: Brought | None) -> Starters | None:
+        if brought is None or self._door is None:
+            return None
+        return Starters(
+            brought,
+            installation=self._door.fingerprint[:32],
+            send=self._send_from_beside,
+            tell=self._reported,
+            beside=self._beside,
+        )
+
+    def _from_starter(self, worker: str, message: Message) -> None:
+        assert self._starters is not None
+        self._starters.heard(message, worker, self._specs.get(worker), self._at.get(worker))
 
     def _joined(self, joined: Joined) -> None:
         if (pool := self._at.get(joined.worker)) is not None:
@@ -323,7 +355,7 @@ class Owner:
             match arrival:
                 case Gone(peer, _) | PutOff(peer, _):
                     self._at.pop(peer, None)
-                    self._codes.pop(peer, None)
+                    self._specs.pop(peer, None)
                     self.peers.forget(peer)
                 case _:
                     pass

@@ -55,6 +55,12 @@ class Left(Protocol):
     def __call__(self, peer: str, *, is_worker: bool, is_far: bool) -> None: ...
 
 
+class FromStarter(Protocol):
+    """Hears a word of what starts a worker on its machine; `left` when its connection has ended."""
+
+    def __call__(self, worker: str, message: Message) -> None: ...
+
+
 class Peer:
     """One connection: what came in, and what still has to go out."""
 
@@ -67,6 +73,8 @@ class Peer:
         self.unsent_bytes = 0
         self.secure: secure.Secure | None = None
         """Encrypts, where the other end is on another machine."""
+        self.starts = ""
+        """The worker that will join, where this is what starts it."""
         self.life = ""
         self.nonce = secrets.token_hex(16)
         self.is_welcome = False
@@ -78,9 +86,16 @@ class Peers:
     """All connections by the names of who is at their other end."""
 
     def __init__(
-        self, post: Callable[[Message], None], *, joined: Callable[[Joined], None], left: Left
+        self,
+        post: Callable[[Message], None],
+        *,
+        joined: Callable[[Joined], None],
+        left: Left,
+        from_starter: FromStarter | None = None,
     ) -> None:
+        """Without `from_starter` nobody comes in who is not a worker yet."""
         self._post = post
+        self._from_starter = from_starter
         self._joined = joined
         self._left = left
         self._selector = selectors.DefaultSelector()
@@ -263,7 +278,11 @@ class Peers:
     def _take(self, peer: Peer, header: dict[str, Any], parts: list[bytes]) -> None:
         if peer.name:
             if header["type"] != "beat" and self._peers.get(peer.name) is peer:
-                self._post(Message(peer.name, header, parts))
+                message = Message(peer.name, header, parts)
+                if peer.starts and self._from_starter is not None:
+                    self._from_starter(peer.starts, message)
+                else:
+                    self._post(message)
             return
         if header["type"] != "hello":
             self._drop(peer)
@@ -299,7 +318,16 @@ class Peers:
             life=life,
             fingerprint=self._door.fingerprint,
         )
-        if header["role"] != "worker" or not secrets.compare_digest(expected, str(header["proof"])):
+        if not secrets.compare_digest(expected, str(header["proof"])):
+            self._drop(peer)
+            return
+        if header["role"] == "starter" and self._from_starter is not None:
+            # Named with its life: an engine may have started its job twice.
+            peer.name, peer.starts, peer.is_welcome = f"{worker}/{life}", worker, True
+            peer.heard_at = time.monotonic()
+            self._peers[peer.name] = peer
+            return
+        if header["role"] != "worker":
             self._drop(peer)
             return
         has = header.get("has")
@@ -365,7 +393,9 @@ class Peers:
         """A connection has ended, or is ended: whoever is at its other end has left."""
         is_known = bool(peer.name) and self._peers.get(peer.name) is peer
         self._let_go(peer)
-        if is_known:
+        if is_known and peer.starts and self._from_starter is not None:
+            self._from_starter(peer.starts, Message(peer.name, {"type": "left"}))
+        elif is_known:
             self._left(peer.name, is_worker=peer.is_worker, is_far=peer.secure is not None)
 
     def _let_go(self, peer: Peer) -> None:

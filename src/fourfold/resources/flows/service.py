@@ -52,6 +52,7 @@ from fourfold.resources.flows.crew import Settings
 from fourfold.resources.flows.loop import Resolve
 from fourfold.resources.flows.openlineage.service import LineageEvents
 from fourfold.resources.flows.owner import Far, Lock, Owner
+from fourfold.resources.flows.starters import Brought
 from fourfold.resources.flows.tables import FlowTables
 from fourfold.resources.pools.pool import PoolPlan
 
@@ -89,10 +90,12 @@ class FlowService:
         lineage_events: LineageEvents | None = None,
         owning: Callable[[], None] = lambda: None,
         far: Far | None = None,
+        brought: Brought | None = None,
     ) -> None:
         """`pools` is asked when this process first needs them. Their engines must be the loop's own, because
         the owner ends everything that an earlier life of it left running there. `owning` is called when this
-        process becomes the owner; `far` says where it listens for workers on other machines."""
+        process becomes the owner; `far` says where it listens for workers on other machines, and `brought`
+        what these are brought where their machine has nothing."""
         self._home = home.absolute()
         self._blobs = blobs
         self._clock = clock
@@ -125,6 +128,7 @@ class FlowService:
                 is_firing=is_firing,
                 far=far,
                 bundle=lambda code: blobs.get(Digest(code.blob)),
+                brought=brought,
             )
 
         self._client = Client(self._home, make_owner)

@@ -17,7 +17,7 @@ from fourfold.core.decide.pools import unit_name
 from fourfold.core.errors import FourfoldError, Remedy
 from fourfold.core.jobs import Exit, ExitKind, Resources, UnitCapacity
 from fourfold.core.ports.control import Gone, PoolChanged, PoolView, PutOff
-from fourfold.core.ports.engine import Engine, JobStatus, Launch, Offer, Phase
+from fourfold.core.ports.engine import Capabilities, Engine, JobStatus, Launch, Offer, Phase
 
 START_TIMEOUT_S = 60.0
 """A worker whose process runs and that has not connected by then is taken for lost."""
@@ -35,6 +35,8 @@ REFRESH_S = 30.0
 _OVER = (Phase.ended, Phase.unknown)
 
 Report = Callable[[Gone | PutOff | PoolChanged], None]
+Make = Callable[[Capabilities], Launch]
+"""Makes a launch for an engine that can do so much."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,11 @@ class PoolPlan:
     is_for_steps: bool = True
     outlives: bool = False
     """Whether its workers outlive their connection and the loop's process, and join again."""
+    python: str = ""
+    """What workers begin with where Fourfold and their environment are brought; "" is for us to find."""
+    cache: str = ""
+    """Where its machines keep what is brought; "" is where their user's caches are."""
+    cache_bytes: int = 0
 
     def units(self, offers: Sequence[Offer]) -> tuple[UnitCapacity, ...]:
         """What of an engine's offers the pool takes, by names of its own."""
@@ -87,6 +94,7 @@ class Pool:
         self._submits: dict[str, Future[None]] = {}
         self._launched: dict[str, float | None] = {}
         self._left: set[str] = set()
+        self._preparing: set[str] = set()
         self._look: Future[None] | None = None
         self._looked_at = self._refreshed_at = 0.0
         self._changing = threading.Lock()
@@ -104,7 +112,7 @@ class Pool:
         self._keep = tuple(keep)
         return self._in_turn.submit(self._refresh)
 
-    def launch(self, worker: str, make: Callable[[], Launch]) -> None:
+    def launch(self, worker: str, make: Make) -> None:
         """Ask for a worker. `make` is called beside the loop too: it may unpack code."""
         self._submits[worker] = self._in_turn.submit(self._submit, worker, make)
 
@@ -112,6 +120,14 @@ class Pool:
         """A worker has connected: it is looked after by its connection now."""
         self._launched.pop(worker, None)
         self._left.discard(worker)
+        self._preparing.discard(worker)
+
+    def preparing(self, worker: str, *, is_there: bool) -> None:
+        """What starts a worker has connected, or has left: while it is there, the worker is not late."""
+        if is_there:
+            self._preparing.add(worker)
+        else:
+            self._preparing.discard(worker)
 
     def left(self, worker: str) -> None:
         """One that outlives its connection has lost it: its engine is asked until it is back, or ended."""
@@ -173,13 +189,13 @@ class Pool:
             self.view = seen
         self._report(PoolChanged(self.plan.name))
 
-    def _submit(self, worker: str, make: Callable[[], Launch]) -> None:
+    def _submit(self, worker: str, make: Make) -> None:
         try:
             if self._engine is None:
                 self._report(PutOff(worker, f"pool '{self.plan.name}' cannot be used now: {self.view.fault}"))
                 return
             self._launched[worker] = None
-            self._engine.submit(make())
+            self._engine.submit(make(self._engine.capabilities()))
         except Exception as error:  # whatever the engine says, the call learns it and may be tried again
             text = _text(error)
             self._launched.pop(worker, None)
@@ -214,6 +230,7 @@ class Pool:
     def _gone(self, worker: str, ended: Exit) -> None:
         self._launched.pop(worker, None)
         self._left.discard(worker)
+        self._preparing.discard(worker)
         self._submits.pop(worker, None)
         self._report(Gone(worker, ended))
 
@@ -244,9 +261,9 @@ class Pool:
             return  # it has joined meanwhile
         if status.phase not in _OVER:
             began = self._launched[worker]
-            if began is None and status.phase is Phase.running:
-                # What waits in a cluster's own queue is late by no fault of its own.
-                self._launched[worker] = now
+            if (began is None and status.phase is Phase.running) or worker in self._preparing:
+                # What waits in a cluster's own queue is late by no fault of its own, nor is what builds.
+                self._launched[worker] = began = now
             if began is None or now - began <= START_TIMEOUT_S:
                 return
             self._launched.pop(worker, None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from fourfold.core.flows import Failure
 from fourfold.core.jobs import ExitKind, UnitCapacity
 from fourfold.core.ports.control import WorkerSpec
 from fourfold.core.times import SECOND_US, Instant
@@ -35,6 +36,8 @@ class Worker:
     """How much it has printed, in bytes, when it was last heard of."""
     stopping: tuple[ExitKind, str] | None = None
     """Why it is being ended, once it is."""
+    failure: Failure | None = None
+    """What its attempt failed with, where that was known before its process has ended."""
 
 
 class Workers:
