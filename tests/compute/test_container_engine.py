@@ -320,6 +320,24 @@ def test_memory_is_held_by_the_kernel_below_and_above_the_limit(engine: Containe
     assert 48 << 20 <= peak <= 96 << 20
 
 
+def test_nothing_is_left_in_the_folder_that_we_were_called_from(
+    tmp_path: Path, label: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    settings = ContainerSettings.parse(container_address())
+    engine = ContainerEngine(Path("../jobs"), settings, label=label, unit=UNIT, project=here)
+    asks = Resources(memory_bytes=Range(0, 64 << 20))
+    engine.submit(Launch("a", python("b = bytearray(200 << 20); b[::4096] = b'x' * 51200"), resources=asks))
+    assert kind(ended(engine, "a")) is ExitKind.out_of_memory
+    engine.submit(Launch("b", ("/bin/busybox", "sleep", "600")))
+    engine.stop("b", 0)
+    ended(engine, "b")
+    engine.close()
+    assert not list(here.iterdir())
+
+
 def test_a_token_in_the_environment_is_in_no_command_line(
     engine: ContainerEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:

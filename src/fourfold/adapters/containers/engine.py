@@ -70,13 +70,13 @@ class ContainerEngine:
         price_usd_per_hour: float = 0.0,
     ) -> None:
         """`folder` holds our jobs; `label` tells our containers from those of others on the machine."""
-        self._folder = folder
+        self._folder = folder.absolute()
         self._settings = settings
         self._label = label
         self._unit = unit
         self._project = project
         self._price_usd_per_hour = price_usd_per_hour
-        self._podman = Podman(settings)
+        self._podman = Podman(settings, self._folder)
         self._may_group: bool | None = None
         self._ended: dict[str, tuple[JobStatus, Usage]] = {}
         self._lock = threading.Lock()

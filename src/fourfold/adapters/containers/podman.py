@@ -24,8 +24,10 @@ SHOWN_CHARACTERS = 400
 class Podman:
     """The calls that the engine makes. May be used from several threads."""
 
-    def __init__(self, settings: ContainerSettings) -> None:
+    def __init__(self, settings: ContainerSettings, folder: Path) -> None:
+        """`folder` is where podman works: a container's monitor leaves files where it was started."""
         self._settings = settings
+        self._folder = folder
         self._stops: list[subprocess.Popen[bytes]] = []
         self._base = ["podman"]
         if settings.runtime:
@@ -104,6 +106,7 @@ class Podman:
             self._stops.append(
                 subprocess.Popen(
                     [*self._base, "stop", "--ignore", "--time", str(grace_s), name],
+                    cwd=self._working_folder(),
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL,
@@ -149,6 +152,7 @@ class Podman:
         try:
             return subprocess.run(
                 [*self._base, *words],
+                cwd=self._working_folder(),
                 stdin=subprocess.DEVNULL,
                 stdout=stdout,
                 # A container that starts inherits it, so it cannot be a pipe that is read to its end.
@@ -164,6 +168,10 @@ class Podman:
             ) from error
         except OSError as error:
             raise _missing(error) from error
+
+    def _working_folder(self) -> Path:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        return self._folder
 
     def _failed(self, what: str, done: subprocess.CompletedProcess[bytes]) -> FourfoldError:
         return Unavailable(
