@@ -55,6 +55,18 @@ def test_it_is_held_against_the_newest_undisturbed_one_of_its_kind() -> None:
     assert earlier(measured(1), others) is None
 
 
+def test_the_ways_to_two_stores_are_not_held_against_each_other() -> None:
+    def to(store: str, at: int, value: float) -> Measurement:
+        made = measured(at, figure(value, FigureName.store_up), figure(value))
+        return replace(made, versions={"store": store})
+
+    assert [each.name for each in changes(to("a", 2, 8.0), to("a", 1, 10.0))] == [
+        "store_up",
+        "triad_all_threads",
+    ]
+    assert [each.name for each in changes(to("b", 2, 8.0), to("a", 1, 10.0))] == ["triad_all_threads"]
+
+
 @pytest.mark.property
 @given(st.floats(0.1, 1e6), st.floats(0.1, 1e6), st.floats(0, 0.5))
 def test_what_is_worse_one_way_is_better_the_other(one: float, two: float, spread: float) -> None:

@@ -69,6 +69,7 @@ def show_unit(unit: str, output: str) -> None:
     if info.measurement is not None:
         facts.append(("measured", _as_of(info.measurement.at, info.measurement.other_cores_busy)))
         facts += [(f.name.value, f"{f.value:.4g} {f.dimension}") for f in info.measurement.figures]
+        facts.append(("store", info.measurement.versions.get("store", "")))
     if info.quality is not None:
         facts.append(("trained", _as_of(info.quality.at, info.quality.other_cores_busy)))
         facts += [
@@ -108,6 +109,8 @@ def history(unit: str, limit: int, output: str) -> None:
             Column("FP32 GFLOP/s", cell("fp32_all_threads"), is_number=True),
             Column("WRITE MB/s", cell("disk_write_fsync"), is_number=True),
             Column("FSYNC ms", cell("fsync_4k"), is_number=True),
+            Column("STORE UP MB/s", cell("store_up"), is_number=True),
+            Column("DOWN MB/s", cell("store_down"), is_number=True),
             Column("OTHERS BUSY", lambda m: f"{m.other_cores_busy:.1f}", is_number=True),
             Column("CONFIDENT", lambda m: m.is_confident),
         ],
@@ -159,10 +162,10 @@ def quality(unit: str, output: str) -> None:
 
 @command.command("bench")
 @click.argument("unit", default="local")
-@click.option("--quick", is_flag=True, help="About 3 seconds instead of 15, less exact.")
+@click.option("--quick", is_flag=True, help="About 4 seconds instead of 20, less exact.")
 @output_option
 def bench(unit: str, quick: bool, output: str) -> None:
-    """Measure a unit: memory bandwidth, arithmetic, disk."""
+    """Measure a unit: memory bandwidth, arithmetic, disk, the way to the project's store."""
     with services() as opened:
         if output == "table":
             note(f"measuring '{unit}' ...")

@@ -85,6 +85,10 @@ class FigureName(StrEnum):
     disk_write = "disk_write_fsync"
     disk_read = "disk_read"
     fsync_4k = "fsync_4k"
+    store_up = "store_up"
+    store_down = "store_down"
+    store_put_4k = "store_put_4k"
+    store_get_4k = "store_get_4k"
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +121,8 @@ class Measurement:
     is_quick: bool
     figures: tuple[Figure, ...]
     versions: Mapping[str, str]
-    """Of Python, the kernel, NumPy and its BLAS: a peak is a peak of these."""
+    """Of Python, the kernel, NumPy and its BLAS: a peak is a peak of these. `store` names the store that was
+    measured."""
     other_cores_busy: float
     """Cores that other processes kept busy meanwhile, on average (and time stolen by the host)."""
     notes: tuple[str, ...] = ()

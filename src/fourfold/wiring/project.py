@@ -269,6 +269,7 @@ class Project:
     @part
     def compute(self) -> Compute:
         from fourfold.foundation.compute.service import Compute
+        from fourfold.foundation.compute.to_store import Store
 
         here, pools = self.engines.local_pools, self.settings.pools
         return Compute(
@@ -281,6 +282,7 @@ class Project:
                 name: pool.price_usd_per_hour for name, pool in pools.items() if name not in here
             },
             services_engine=lambda: self._engine_here("services"),
+            store=Store(self.stores.place, self.stores.is_afar, lambda: self.blobs),
         )
 
     @part

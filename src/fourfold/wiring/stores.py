@@ -33,14 +33,14 @@ class Stores:
         from fourfold.adapters.object_blobs import ObjectBlobs
         from fourfold.foundation.storage.known import KnownFiles, remembering
 
-        store = ObjectBlobs(self._objects) if self._is_afar else LocalBlobs(self._folder / "blobs")
+        store = ObjectBlobs(self._objects) if self.is_afar else LocalBlobs(self._folder / "blobs")
         return remembering(store, KnownFiles(self._home / "known-files"))
 
     def uploads(self) -> BlobStore:
         """Pieces of uploads, until the whole is there: on this machine, wherever the whole will lie."""
         from fourfold.adapters.local_blobs import LocalBlobs
 
-        return LocalBlobs((self._home if self._is_afar else self._folder) / "uploads")
+        return LocalBlobs((self._home if self.is_afar else self._folder) / "uploads")
 
     def tables(self) -> TableStore:
         if self._settings.tables:
@@ -82,11 +82,20 @@ class Stores:
         root, filesystem = self._warehouse(warehouse)
         return IcebergTables(catalog, root, filesystem)
 
-    # How.
+    @property
+    def is_afar(self) -> bool:
+        """Whether it is an object store; else a folder."""
+        return self._settings.storage.partition("://")[0] in SCHEMES
 
     @property
-    def _is_afar(self) -> bool:
-        return self._settings.storage.partition("://")[0] in SCHEMES
+    def place(self) -> str:
+        """Where it lies, as people are told."""
+        if not self.is_afar:
+            return f"file://{self._folder.resolve()}"
+        address = ObjectAddress.parse(self._settings.storage)
+        return f"{address} at {address.endpoint}" if address.endpoint else str(address)
+
+    # How.
 
     @property
     def _folder(self) -> Path:
@@ -102,7 +111,7 @@ class Stores:
 
     @cached_property
     def _place(self) -> Place:
-        if self._is_afar:
+        if self.is_afar:
             from fourfold.adapters.delta.objects import ObjectPlace
             from fourfold.adapters.object_store import filesystem
 
@@ -131,7 +140,7 @@ class Stores:
         if address.partition("://")[0] in SCHEMES:
             objects = ObstoreObjects(ObjectAddress.parse(address))
             return str(objects.address), filesystem(objects)
-        if not address and self._is_afar:
+        if not address and self.is_afar:
             return f"{self._objects.address}/iceberg", _below(filesystem(self._objects), "iceberg")
         folder = self._home.parent / address.removeprefix("file://") if address else self._folder / "iceberg"
         return f"file://{folder}", None

@@ -34,7 +34,10 @@ class Compute(Protocol):
 
     @route("POST /units/{unit}/bench", needs=Role.editor)
     def bench(self, unit: str = "local", *, quick: bool = False) -> Measurement:
-        """Measure a unit: memory bandwidth, arithmetic, disk. At most 15 s; 3 s when `quick`."""
+        """Measure a unit: memory bandwidth, arithmetic, disk, the way to the project's store.
+
+        About 20 s; 4 s when `quick`.
+        """
         ...
 
     @route("GET /units/{unit}/measurements", needs=Role.viewer)

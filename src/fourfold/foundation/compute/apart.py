@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from fourfold.core.errors import TimedOut, Unavailable
@@ -24,14 +25,22 @@ class Bystanders:
         self._began = time.perf_counter()
         self._busy_before = _busy_s()
         self._own_before = _children_cpu_s()
+        self._own_s = 0.0
 
     @property
     def duration_s(self) -> float:
         return time.perf_counter() - self._began
 
+    @contextmanager
+    def this_process_measures(self) -> Iterator[None]:
+        """What this process works within the block is part of the measuring too."""
+        began = time.process_time()
+        yield
+        self._own_s += time.process_time() - began
+
     def cores_busy(self) -> float:
         """On average; the processes that we waited for do not count, time that a host stole does."""
-        own_s = _children_cpu_s() - self._own_before
+        own_s = _children_cpu_s() - self._own_before + self._own_s
         return max(0.0, _busy_s() - self._busy_before - own_s) / max(self.duration_s, 1e-9)
 
 

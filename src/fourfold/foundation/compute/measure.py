@@ -17,7 +17,6 @@ from __future__ import annotations
 import itertools
 import json
 import os
-import statistics
 import sys
 import tempfile
 import threading
@@ -25,6 +24,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from fourfold.core import wire
+from fourfold.core.compute import FigureName
+from fourfold.core.decide.measured import summed
 
 TRIAD_BYTES_PER_ELEMENT = 40
 
@@ -136,18 +139,8 @@ def repeat(
 
 
 def tell(name: str, dimension: str, values: list[float]) -> None:
-    """One figure: the median, and the quarters around it (a single hiccup should not set the spread)."""
-    ordered = sorted(values)
-    quarters = statistics.quantiles(ordered, n=4) if len(ordered) > 1 else [ordered[0]] * 3
-    figure = {
-        "name": name,
-        "value": statistics.median(ordered),
-        "dimension": dimension,
-        "low": max(ordered[0], quarters[0]),
-        "high": min(ordered[-1], quarters[2]),
-        "repeat_count": len(ordered),
-    }
-    sys.stdout.write(json.dumps(figure) + "\n")
+    """Write one figure."""
+    sys.stdout.write(wire.encode(summed(FigureName(name), dimension, values)).decode() + "\n")
     sys.stdout.flush()
 
 

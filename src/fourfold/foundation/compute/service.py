@@ -38,6 +38,7 @@ from fourfold.foundation.compute.serving.keeper import ServiceKeeper
 from fourfold.foundation.compute.serving.service import ServiceDesk
 from fourfold.foundation.compute.serving.tables import ServiceTables
 from fourfold.foundation.compute.tables import ComputeTables
+from fourfold.foundation.compute.to_store import Store
 from fourfold.foundation.compute.units import find_unit
 
 if TYPE_CHECKING:
@@ -71,10 +72,11 @@ class Compute:
         elsewhere_usd_per_hour: Mapping[str, float] | None = None,
         find: Callable[[str], Unit] = find_unit,
         services_engine: Callable[[], Engine] | None = None,
+        store: Store | None = None,
     ) -> None:
         """`prices_usd_per_hour` names this machine's units and what a whole one costs now; `local` is always
         there. `elsewhere_usd_per_hour` names pools whose units are other machines. `services_engine` opens
-        the engine that services run on."""
+        the engine that services run on. `store` is what `bench` measures the way to."""
         self._tables = ComputeTables(catalog)
         self._clock = clock
         self._home = home
@@ -83,6 +85,7 @@ class Compute:
         self._elsewhere = elsewhere_usd_per_hour or {}
         self._find = find
         self._services_engine = services_engine
+        self._store = store
         self._catalog = catalog
         self._desk = ServiceDesk(catalog, clock, engine=self._engine_of_services)
         self._keeper: ServiceKeeper | None = None
@@ -124,7 +127,12 @@ class Compute:
 
         found = self.unit(unit)
         measurement = measure_unit(
-            found, folder=self._home / "bench", clock=self._clock, quick=quick, progress=progress
+            found,
+            folder=self._home / "bench",
+            clock=self._clock,
+            quick=quick,
+            store=self._store,
+            progress=progress,
         )
         self._tables.add_measurement(found, measurement)
         return measurement
