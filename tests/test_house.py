@@ -37,7 +37,6 @@ HOMES: dict[str, str] = {
     "anyio": r"fourfold\.server(\..*)?",
     "uvicorn": r"fourfold\.(adapters\..*|server(\..*)?)",
     "starlette": r"fourfold\.(adapters\..*|server(\..*)?)",
-    "pynvml": r"fourfold\.runner\.gpu",
     "click": r"fourfold\.cli(\..*)?",
 }
 ANYWHERE = {"pyarrow", "numpy", "duckdb", "msgspec", "uv"}

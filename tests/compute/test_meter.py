@@ -17,8 +17,8 @@ from fourfold.core import wire
 from fourfold.core.errors import Refused
 from fourfold.core.jobs import Usage
 from fourfold.foundation.compute.meter import counted_flops, flops, torch_flops
-from fourfold.runner import gpu, watch
 from fourfold.runner import meter as module
+from fourfold.runner import watch
 from fourfold.runner.meter import Meter
 
 
@@ -166,37 +166,6 @@ def test_a_worker_that_has_nothing_to_do_has_no_thread(monkeypatch: pytest.Monke
     meter.start()
     assert meter._watch._thread is not None
     meter.stop()
-
-
-def test_gpus_are_told_by_nvml(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Process:
-        def __init__(self, pid: int, memory: int | None) -> None:
-            self.pid, self.usedGpuMemory = pid, memory
-
-    class Rates:
-        gpu = 50
-
-    library = types.ModuleType("pynvml")
-    running = {0: [Process(7, 4 << 30), Process(8, 1 << 30)], 1: [Process(9, None)], 2: [Process(7, None)]}
-    members: dict[str, object] = {
-        "NVMLError": OSError,
-        "nvmlDeviceGetCount": lambda: 3,
-        "nvmlDeviceGetHandleByIndex": lambda index: index,
-        "nvmlDeviceGetComputeRunningProcesses": lambda device: running[device],
-        "nvmlDeviceGetUtilizationRates": lambda device: Rates,
-    }
-    for name, member in members.items():
-        monkeypatch.setattr(library, name, member, False)
-    monkeypatch.setattr(gpu, "nvml", lambda: library)
-    gpus = gpu.Gpus()
-    gpus.look(2.0, {7, 70})
-    gpus.look(4.0, {7, 70})
-    assert gpus.busy_s == 4.0  # two of the three are ours, each half busy
-    assert gpus.memory_peak_bytes == 4 << 30
-    monkeypatch.setattr(gpu, "nvml", lambda: None)
-    none = gpu.Gpus()
-    none.look(2.0, {7})
-    assert (none.busy_s, none.memory_peak_bytes) == (None, None)
 
 
 def test_where_the_system_tells_less_the_meter_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,8 +38,18 @@ def over_time(trace: Sequence[Sequence[int]]) -> tuple[tuple[str, str], ...]:
     cores = [cpu_ms / 1000 / took_s for took_s, cpu_ms, _ in steps]
     memory = [point[2] for point in trace]
     moved = [moved_bytes / took_s for took_s, _, moved_bytes in steps]
+    gpus: tuple[tuple[str, str], ...] = ()
+    if all(len(point) > 6 for point in trace):
+        busy = [0, *(point[5] for point in trace)]
+        rates = [(b - a) / 1000 / step[0] for (a, b), step in zip(pairwise(busy), steps, strict=True)]
+        held = [point[6] for point in trace]
+        gpus = (
+            ("gpus over time", f"{spark(rates)} up to {max(rates):.2g} busy"),
+            ("gpu memory over time", f"{spark(held)} up to {size(max(held))}"),
+        )
     return (
         ("cores over time", f"{spark(cores)} up to {max(cores):.2g} over {seconds(trace[-1][0] / 1000)}"),
         ("memory over time", f"{spark(memory)} up to {size(max(memory))}"),
         ("moved over time", f"{spark(moved)} up to {size(max(moved))}/s"),
+        *gpus,
     )

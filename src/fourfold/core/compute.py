@@ -32,10 +32,13 @@ def usd_text(nanousd: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """One graphics processor."""
+    """One graphics processor, or an instance of a divided one (MIG)."""
 
     name: str
     memory_bytes: int
+    uuid: str = ""
+    capability: str = ""
+    """CUDA's compute capability, as `9.0`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +88,11 @@ class FigureName(StrEnum):
     disk_write = "disk_write_fsync"
     disk_read = "disk_read"
     fsync_4k = "fsync_4k"
+    gpu_triad = "gpu_triad"
+    gpu_fp32 = "gpu_fp32"
+    gpu_tf32 = "gpu_tf32"
+    gpu_fp16 = "gpu_fp16"
+    gpu_bf16 = "gpu_bf16"
     store_up = "store_up"
     store_down = "store_down"
     store_put_4k = "store_put_4k"

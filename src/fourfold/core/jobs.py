@@ -72,7 +72,8 @@ class Usage:
     """Seconds of work of all GPUs together, as NVML counts it (a kernel was running, however small)."""
     gpu_memory_peak_bytes: int | None = None
     trace: tuple[tuple[int, ...], ...] = ()
-    """Readings over time, few and bounded: (at_ms, cpu_ms, memory_bytes, read_bytes, written_bytes)."""
+    """Readings over time, few and bounded: (at_ms, cpu_ms, memory_bytes, read_bytes, written_bytes), and
+    where there are GPUs (…, gpu_ms, gpu_memory_bytes)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,9 @@ MOST_POINTS = 64
 class Trace:
     """Readings of one job, oldest first: counters as they stood, memory as it was.
 
-    A point is `(at_ms, cpu_ms, memory_bytes, read_bytes, written_bytes)` since the job's start. Of two
-    points that become one, the later stands with the higher memory of both: no peak is lost.
+    A point is `(at_ms, cpu_ms, memory_bytes, read_bytes, written_bytes)` since the job's start, and where
+    there are GPUs `(…, gpu_ms, gpu_memory_bytes)`. Of two points that become one, the later stands with the
+    higher memory of both: no peak is lost.
 
     >>> trace = Trace()
     >>> for second in range(100):
@@ -24,20 +25,38 @@ class Trace:
     __slots__ = ("_area", "_every", "_until_s", "memory_peak_bytes", "points")
 
     def __init__(self) -> None:
-        self.points: list[tuple[int, int, int, int, int]] = []
+        self.points: list[tuple[int, ...]] = []
         self.memory_peak_bytes = 0
         self._area = 0.0  # memory × seconds
         self._until_s = 0.0
         self._every = 0.0
 
     def add(
-        self, at_s: float, *, cpu_s: float, memory_bytes: int, read_bytes: int = 0, written_bytes: int = 0
+        self,
+        at_s: float,
+        *,
+        cpu_s: float,
+        memory_bytes: int,
+        read_bytes: int = 0,
+        written_bytes: int = 0,
+        gpu: tuple[float, int] | None = None,
     ) -> None:
-        """Take a reading. One that comes too soon after the last point is merged with it."""
+        """Take a reading. One that comes too soon after the last point is merged with it.
+
+        `gpu` is seconds of work so far and the bytes held, where there are GPUs.
+        """
         self._area += memory_bytes * max(0.0, at_s - self._until_s)
         self._until_s = max(self._until_s, at_s)
         self.memory_peak_bytes = max(self.memory_peak_bytes, memory_bytes)
-        point = (round(at_s * 1000), round(cpu_s * 1000), memory_bytes, read_bytes, written_bytes)
+        point: tuple[int, ...] = (
+            round(at_s * 1000),
+            round(cpu_s * 1000),
+            memory_bytes,
+            read_bytes,
+            written_bytes,
+        )
+        if gpu is not None:
+            point = (*point, round(gpu[0] * 1000), gpu[1])
         if len(self.points) > 1 and point[0] - self.points[-2][0] < self._every * 1000:
             self.points[-1] = _merged(self.points[-1], point)
         else:
@@ -54,7 +73,6 @@ class Trace:
         return self._area / self._until_s if self._until_s > 0 else float(self.memory_peak_bytes)
 
 
-def _merged(
-    one: tuple[int, int, int, int, int], two: tuple[int, int, int, int, int]
-) -> tuple[int, int, int, int, int]:
-    return (two[0], two[1], max(one[2], two[2]), two[3], two[4])
+def _merged(one: tuple[int, ...], two: tuple[int, ...]) -> tuple[int, ...]:
+    merged = (two[0], two[1], max(one[2], two[2]), *two[3:6])
+    return (*merged, max(one[6], two[6])) if len(one) == len(two) == 7 else (*merged, *two[6:])

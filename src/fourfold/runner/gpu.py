@@ -1,62 +1,75 @@
-"""What a job uses of GPUs, by NVML where `nvidia-ml-py` is installed (extra `gpu`) and a driver is there."""
+"""What a job uses of GPUs, by NVML, where a driver is there."""
 
 from __future__ import annotations
 
-import contextlib
-import importlib.util
-from typing import Any
+import os
+import time
 
-_nvml: Any = None
-_is_looked_for = False
-
-
-def nvml() -> Any:
-    """NVML, opened once per process; `None` where it cannot be."""
-    global _nvml, _is_looked_for
-    if not _is_looked_for:
-        _is_looked_for = True
-        if importlib.util.find_spec("pynvml") is not None:
-            import pynvml
-
-            with contextlib.suppress(pynvml.NVMLError):
-                pynvml.nvmlInit()
-                _nvml = pynvml
-    return _nvml
+from fourfold.foundation.compute.gpus import list_devices
+from fourfold.foundation.compute.nvml import Device, Nvml, NvmlError, open_nvml
 
 
 class Gpus:
-    """The use of one attempt over its looks."""
+    """The use of one attempt over its looks. What NVML does not tell of it is `None`."""
 
-    def __init__(self) -> None:
-        self.busy_s: float | None = None
-        self.memory_peak_bytes: int | None = None
+    def __init__(self, nvml: Nvml | str | None = None) -> None:
+        opened = open_nvml() if nvml is None else nvml
+        self._nvml = None if isinstance(opened, str) else opened
+        self._devices = () if self._nvml is None else list_devices(self._nvml)[0]
+        self._since_us: dict[str, int] = {}
         self._until_s = 0.0
-        self._devices: list[Any] = []
-        library = nvml()
-        if library is not None:
-            with contextlib.suppress(library.NVMLError):
-                count = library.nvmlDeviceGetCount()
-                self._devices = [library.nvmlDeviceGetHandleByIndex(index) for index in range(count)]
+        self._busy_s, self._memory_peak_bytes = 0.0, 0
+        self._knows_us, self._knows_rates = True, True
+        self.memory_bytes = 0
+        """Held at the last look."""
+
+    @property
+    def is_there(self) -> bool:
+        """Whether there is any GPU to look at."""
+        return bool(self._devices)
+
+    @property
+    def busy_s(self) -> float | None:
+        """Seconds of work of all GPUs together; unknown of an instance of a divided GPU."""
+        return self._busy_s if self.is_there and self._knows_us and self._knows_rates else None
+
+    @property
+    def memory_peak_bytes(self) -> int | None:
+        """The most that was held at a look."""
+        return self._memory_peak_bytes if self.is_there and self._knows_us else None
 
     def look(self, age_s: float, pids: set[int]) -> None:
-        """Add what these processes hold, and how busy the GPUs that they are on were since the last look.
+        """Add what these processes hold, and how busy they kept their GPUs since the last look.
 
-        A GPU shared with others counts as busy whoever keeps it so: NVML's rate is the device's.
+        A driver that does not tell that by process tells it of the device: then one that is shared counts as
+        busy whoever keeps it so. Processes that we cannot see (we are in a container, and NVML counts outside
+        of it) may be ours: then nothing is known.
         """
-        library = nvml()
-        if library is None or not self._devices:
+        if self._nvml is None:
             return
-        held, rate = 0, 0.0
-        for device in self._devices:
-            with contextlib.suppress(library.NVMLError):
-                ours = [
-                    process
-                    for process in library.nvmlDeviceGetComputeRunningProcesses(device)
-                    if process.pid in pids
-                ]
-                if ours:
-                    held += sum(process.usedGpuMemory or 0 for process in ours)
-                    rate += library.nvmlDeviceGetUtilizationRates(device).gpu / 100
-        self.busy_s = (self.busy_s or 0.0) + rate * max(0.0, age_s - self._until_s)
+        self.memory_bytes, took_s = 0, max(0.0, age_s - self._until_s)
         self._until_s = age_s
-        self.memory_peak_bytes = max(self.memory_peak_bytes or 0, held)
+        for device in self._devices:
+            try:
+                held = self._nvml.memory_by_process(device)
+            except NvmlError:
+                self._knows_us = False
+                continue
+            ours = pids & held.keys()
+            if not ours:
+                self._knows_us &= all(os.path.exists(f"/proc/{pid}") for pid in held)
+                continue
+            self.memory_bytes += sum(held[pid] for pid in ours)
+            try:
+                self._busy_s += took_s * self._rate(self._nvml, device, ours, took_s)
+            except NvmlError:
+                self._knows_rates = False
+        self._memory_peak_bytes = max(self._memory_peak_bytes, self.memory_bytes)
+
+    def _rate(self, nvml: Nvml, device: Device, pids: set[int], took_s: float) -> float:
+        since_us = self._since_us.get(device.uuid, int((time.time() - took_s) * 1e6))
+        try:
+            rates, self._since_us[device.uuid] = nvml.rates_by_process(device, since_us)
+        except NvmlError:
+            return nvml.rate(device)
+        return min(1.0, sum(rate for pid, rate in rates.items() if pid in pids))

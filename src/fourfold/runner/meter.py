@@ -141,6 +141,7 @@ def _told(seen: Seen, wall_s: float, cpu_s: float, resident: int | None) -> dict
         memory_bytes=last[2] if resident is None else resident,
         read_bytes=last[3],
         written_bytes=last[4],
+        gpu=(last[5] / 1000, last[6]) if len(last) > 5 else None,
     )
     return {
         "memory_mean_bytes": round(trace.memory_mean_bytes),

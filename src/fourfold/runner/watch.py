@@ -91,15 +91,23 @@ class Watch:
         own = os.getpid()
         # The first thread does the work; the one that looks is never waiting when it looks.
         states, memory = {_state(f"/proc/self/task/{own}/stat")}, _resident(own)
-        for pid in _descendants(own):
+        children = _descendants(own)
+        for pid in children:
             states.add(_state(f"/proc/{pid}/stat"))
             memory += _resident(pid)
         seen.look_count += 1
         seen.on_disk_count += "D" in states and "R" not in states
-        seen.trace.add(age_s, cpu_s=cpu_s, memory_bytes=memory, read_bytes=read, written_bytes=written)
         if seen.gpus is None:
             seen.gpus = Gpus()
-        seen.gpus.look(age_s, {own, *_descendants(own)})
+        seen.gpus.look(age_s, {own, *children})
+        seen.trace.add(
+            age_s,
+            cpu_s=cpu_s,
+            memory_bytes=memory,
+            read_bytes=read,
+            written_bytes=written,
+            gpu=(seen.gpus.busy_s or 0.0, seen.gpus.memory_bytes) if seen.gpus.is_there else None,
+        )
 
 
 def _descendants(pid: int) -> list[int]:

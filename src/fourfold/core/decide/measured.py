@@ -11,9 +11,8 @@ from fourfold.core.compute import Figure, FigureName, Measurement
 TELLING = 0.10
 """A smaller change says nothing: quiet runs at different times lie this far apart."""
 
-OF_THE_STORE = frozenset(
-    {FigureName.store_up, FigureName.store_down, FigureName.store_put_4k, FigureName.store_get_4k}
-)
+OF_THE_STORE = frozenset(name for name in FigureName if name.startswith("store_"))
+OF_A_GPU = frozenset(name for name in FigureName if name.startswith("gpu_"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -81,7 +81,7 @@ def versions_here() -> dict[str, str]:
     from importlib.metadata import PackageNotFoundError, version
 
     versions = {"python": platform.python_version(), "kernel": platform.release()}
-    for name in ("numpy", "fourfold"):
+    for name in ("numpy", "torch", "fourfold"):
         try:
             versions[name] = version(name)
         except PackageNotFoundError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -10,7 +11,7 @@ from pathlib import Path
 from fourfold.catalog.ids import new_id
 from fourfold.core import wire
 from fourfold.core.compute import Figure, FigureName, Measurement, Unit
-from fourfold.core.errors import OutOfSpace
+from fourfold.core.errors import OutOfSpace, TimedOut, Unavailable
 from fourfold.core.ports.clock import Clock
 from fourfold.core.quantities import bytes_text
 from fourfold.foundation.compute.apart import Bystanders, lines_of, versions_here
@@ -71,6 +72,8 @@ def measure_unit(
     for part in parts:
         for figure in _run(part):
             tell(figure)
+    if unit.gpus:
+        notes += _measure_gpu(unit, quick=quick, tell=tell)
     if store is not None:
         with bystanders.this_process_measures():
             notes += measure_store(store, quick=quick, tell=tell)
@@ -88,6 +91,24 @@ def measure_unit(
         other_cores_busy=bystanders.cores_busy(),
         notes=notes,
     )
+
+
+def _measure_gpu(unit: Unit, *, quick: bool, tell: Progress) -> tuple[str, ...]:
+    """Tell the figures of the first GPU, where PyTorch is installed; else say so."""
+    if importlib.util.find_spec("torch") is None:
+        return ("the GPU was not measured: PyTorch is not installed here",)
+    part: dict[str, object] = {
+        "device": "cuda",
+        "array_bytes": min(1 << 30, unit.gpus[0].memory_bytes // 8),
+        "matrix_side": 2048 if quick else 8192,
+        "budget_s": 1.0 if quick else 5.0,
+    }
+    try:
+        for line in lines_of("measure_gpu", part, threads=1, patience_s=PATIENCE_S):
+            tell(wire.decode(line, Figure, what="a measured figure"))
+    except (Unavailable, TimedOut) as error:
+        return (f"the GPU was not measured to the end: {error.message}",)
+    return ("the GPU's figures are those of the first",) if len(unit.gpus) > 1 else ()
 
 
 def _array_bytes(unit: Unit, *, quick: bool) -> tuple[int, tuple[str, ...]]:

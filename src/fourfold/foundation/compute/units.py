@@ -8,14 +8,12 @@ from __future__ import annotations
 import os
 import platform
 import re
-import shutil
-import subprocess
 from pathlib import Path
 
-from fourfold.core.compute import Cache, Gpu, Unit
+from fourfold.core.compute import Cache, Unit
 from fourfold.core.quantities import bytes_text
+from fourfold.foundation.compute.gpus import find_gpus
 
-GPU_QUERY_S = 5.0
 _UNLIMITED = 1 << 60  # cgroup v1 writes a number near 2**63 for "no limit"
 
 
@@ -41,6 +39,8 @@ def find_unit(name: str = "local", *, root: Path = Path("/")) -> Unit:
         limited_by.append(f"{bytes_text(limit)} of {bytes_text(memory)} by the cgroup's memory limit")
         memory = limit
     caches = _caches(root)
+    gpus, fewer = find_gpus(os.environ) if root == Path("/") else ((), ())
+    limited_by += fewer
     return Unit(
         name=name,
         cores=cores,
@@ -50,7 +50,7 @@ def find_unit(name: str = "local", *, root: Path = Path("/")) -> Unit:
         last_level_cache_bytes=next(
             (cache.size_bytes for cache in reversed(caches) if cache.kind != "Instruction"), 0
         ),
-        gpus=_gpus() if root == Path("/") else (),
+        gpus=gpus,
         limited_by=tuple(limited_by),
         caches=caches,
     )
@@ -129,25 +129,6 @@ def _cgroup_folders(root: Path, controller: str) -> list[Path]:
             # Inside a container the path may be the host's and not exist here: the mount itself is ours.
             folders += [folder for folder in (here, *here.parents) if folder.is_relative_to(base)]
     return [folder for folder in dict.fromkeys(folders) if folder.is_dir()]
-
-
-def _gpus() -> tuple[Gpu, ...]:
-    """Graphics processors as `nvidia-smi` lists them; none where it is not installed or does not answer."""
-    tool = shutil.which("nvidia-smi")
-    if tool is None:
-        return ()
-    try:
-        answer = subprocess.run(
-            [tool, "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"],
-            capture_output=True,
-            text=True,
-            timeout=GPU_QUERY_S,
-            check=True,
-        ).stdout
-    except (OSError, subprocess.SubprocessError):
-        return ()
-    rows = [line.rsplit(",", 1) for line in answer.splitlines() if "," in line]
-    return tuple(Gpu(name.strip(), int(memory) * 2**20) for name, memory in rows if memory.strip().isdigit())
 
 
 def _read(path: Path) -> str:
