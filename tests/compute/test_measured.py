@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from random import Random
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fourfold.core.compute import Figure, FigureName, Measurement
-from fourfold.core.decide.measured import causes, changes, earlier
+from fourfold.core.decide.measured import causes, changes, earlier, standing_text, standings
 from fourfold.core.times import Instant
 
 
@@ -65,6 +66,61 @@ def test_the_ways_to_two_stores_are_not_held_against_each_other() -> None:
         "triad_all_threads",
     ]
     assert [each.name for each in changes(to("b", 2, 8.0), to("a", 1, 10.0))] == ["triad_all_threads"]
+
+
+def of_unit(machine: str, at: int, value: float, *, busy: float = 0.0, quick: bool = False) -> Measurement:
+    made = measured(at, figure(value), figure(value, FigureName.fsync_4k), busy=busy, quick=quick)
+    return replace(made, id=f"{machine}{at}", versions={"machine": machine})
+
+
+def test_a_unit_is_held_against_the_median_of_the_others_of_its_pool() -> None:
+    others = [of_unit(f"m{index}", index, value) for index, value in enumerate((9.0, 10.0, 10.2, 11.0, 30.0))]
+    rate, wait = standings(of_unit("mine", 9, 8.0), [*others, of_unit("mine", 1, 99.0)])
+    assert (rate.median, rate.low, rate.high, rate.other_count) == (10.2, 10.0, 11.0, 5)
+    assert (rate.is_worse, rate.is_telling) == (True, True)
+    assert (wait.is_worse, wait.is_telling) == (False, True)  # a shorter time is better
+    assert standing_text(rate, "lab") == (
+        "triad_all_threads: 22% slower than the median of 5 other units of pool lab "
+        "(8 GB/s; theirs 10.2, quarters 10 to 11)"
+    )
+    assert "than 1 other unit of pool lab" in standing_text(standings(others[0], others[4:])[0], "lab")
+
+
+def test_each_other_unit_counts_once_by_its_newest_undisturbed_measurement() -> None:
+    others = [of_unit("a", 1, 10.0), of_unit("a", 2, 20.0), of_unit("a", 3, 5.0, busy=1.0)]
+    rate, _ = standings(of_unit("mine", 9, 10.0), [*others, of_unit("a", 4, 1.0, quick=True)])
+    assert (rate.median, rate.other_count) == (20.0, 1)
+
+
+def test_what_may_have_been_this_unit_is_no_other() -> None:
+    before = replace(of_unit("", 1, 10.0), versions={})  # from before machines were kept
+    elsewhere = replace(before, fingerprint="other")
+    assert standings(of_unit("mine", 9, 8.0), [before]) == ()
+    assert standings(of_unit("mine", 9, 8.0), [elsewhere])[0].other_count == 1
+
+
+def test_what_lies_within_the_quarters_of_the_others_tells_nothing() -> None:
+    others = [of_unit(f"m{index}", index, value) for index, value in enumerate((5.0, 10.0, 15.0))]
+    assert [each.is_telling for each in standings(of_unit("mine", 9, 8.0), others)] == [False, False]
+
+
+def test_an_earlier_one_of_the_same_machine_goes_before_a_newer_of_equal_hardware() -> None:
+    others = [of_unit("mine", 1, 10.0), of_unit("a", 2, 10.0)]
+    assert earlier(of_unit("mine", 9, 8.0), others) == others[0]
+    assert earlier(of_unit("mine", 9, 8.0), others[1:]) == others[1]
+
+
+@pytest.mark.property
+@given(st.floats(0.1, 1e6), st.lists(st.floats(0.1, 1e6), min_size=1, max_size=9), st.randoms())
+def test_how_a_unit_stands_does_not_depend_on_the_order_of_the_others(
+    mine: float, values: list[float], random: Random
+) -> None:
+    others = [of_unit(f"m{index}", index, value) for index, value in enumerate(values)]
+    shuffled = random.sample(others, len(others))
+    stands = standings(of_unit("mine", 99, mine), others)
+    assert stands == standings(of_unit("mine", 99, mine), shuffled)
+    for each in stands:
+        assert min(values) * 0.98 <= each.low <= each.median <= each.high <= max(values) * 1.02
 
 
 @pytest.mark.property

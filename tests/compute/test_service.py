@@ -13,6 +13,7 @@ from fourfold.core.compute import Figure, FigureName, Held, JobReport, Measureme
 from fourfold.core.environment import Environment
 from fourfold.core.errors import NotFound, Refused
 from fourfold.core.ports.engine import Exit, ExitKind, Usage
+from fourfold.core.quality import TaskName, TaskResult, TimeToQuality
 from fourfold.core.times import Instant
 from fourfold.foundation.compute import tables
 from fourfold.foundation.compute.environments import Environments, lock_for
@@ -249,3 +250,53 @@ def test_a_saving_on_another_machine_is_unknown(compute: Compute) -> None:
     (fit,) = compute.advise("fit")
     assert fit.saving_nanousd_per_run is None
     assert "unknown" in fit.sentences[-1]
+
+
+def measured_on(machine: str, triad: float, at: int) -> Measurement:
+    figures = (Figure(FigureName.triad_all, triad, "GB/s", triad * 0.99, triad * 1.01, 5),)
+    versions = {"machine": machine}
+    return Measurement(machine, "local", UNIT.fingerprint, Instant(at), 3.0, True, figures, versions, 0.0)
+
+
+def test_a_unit_is_shown_with_how_it_stands_among_machines_of_its_pool(
+    catalog: Catalog, home: Path, clock: MovableClock
+) -> None:
+    here = replace(UNIT, machine="mine")
+    compute = Compute(
+        catalog, clock, home=home, environments=Environments(home), find=lambda name: replace(here, name=name)
+    )
+    kept = ComputeTables(catalog)
+    for machine, triad, at in (("mine", 8.0, 1), ("a", 10.0, 2), ("b", 11.0, 3), ("c", 10.0, 4)):
+        kept.add_measurement(UNIT, measured_on(machine, triad, at))
+    info = compute.unit_info()
+    assert info.measurement is not None
+    assert info.measurement.id == "mine"  # its own, not the newest of equal hardware
+    (standing,) = info.standings
+    assert (standing.median, standing.other_count, standing.is_telling) == (10.0, 3, True)
+    assert [made.id for made in compute.measurements(of_pool=True)] == ["c", "b", "a", "mine"]
+    assert kept.measurements_of_pool("lab", 10) == ()
+
+
+def trained_on(machine: str, seconds: float, *, unit: str = "local", version: int = 1) -> TimeToQuality:
+    result = TaskResult(TaskName.trees, "AUC", 0.952, (), seconds, seconds * 0.99, seconds * 1.01)
+    versions, fingerprint = {"machine": machine}, UNIT.fingerprint
+    return TimeToQuality(
+        f"{machine}{unit}{version}", unit, fingerprint, Instant(1), 60.0, version, (result,), versions, 0.0, 4
+    )
+
+
+def test_times_to_quality_are_held_against_those_of_the_pool_and_of_the_same_suite(
+    catalog: Catalog, home: Path, clock: MovableClock
+) -> None:
+    here = replace(UNIT, machine="mine")
+    compute = Compute(
+        catalog, clock, home=home, environments=Environments(home), find=lambda name: replace(here, name=name)
+    )
+    kept = ComputeTables(catalog)
+    of_pool = [trained_on("mine", 3.0), trained_on("a", 2.0), trained_on("b", 1.0, version=2)]
+    for each in (*of_pool, trained_on("c", 1.0, unit="lab/c")):
+        kept.add_quality(UNIT, each)
+    (standing,) = compute.unit_info().standings
+    assert (standing.name, standing.median, standing.other_count) == ("time to quality: trees", 2.0, 1)
+    assert (standing.is_worse, standing.is_telling) == (True, True)
+    assert {made.id for made in compute.qualities(of_pool=True)} == {made.id for made in of_pool}

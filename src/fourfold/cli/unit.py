@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from fourfold.core.compute import Measurement, UnitInfo
-    from fourfold.core.quality import TimeToQuality
+    from fourfold.core.quality import TaskResult, TimeToQuality
 
 
 @click.group(cls=Verbs, name="unit")
@@ -82,6 +82,7 @@ def show_unit(unit: str, output: str) -> None:
         facts.append(("time to quality", _together(info.quality)))
     show_one(info, facts, output)
     if output == "table":
+        _in_its_pool(info)
         for missing, verb in ((info.measurement, "bench"), (info.quality, "quality")):
             if missing is None:
                 note(f"measure it: fourfold unit {verb} {unit}")
@@ -95,6 +96,7 @@ def history(unit: str, limit: int, output: str) -> None:
     """A unit's measurements, and what changed in the newest."""
     with services() as opened:
         made = opened.compute.measurements(unit, limit=limit)
+        info = opened.compute.unit_info(unit)
 
     def cell(name: str) -> Callable[[Measurement], str]:
         return lambda m: " ".join(f"{f.value:.3g} ±{f.spread / 2:.0%}" for f in m.figures if f.name == name)
@@ -103,6 +105,7 @@ def history(unit: str, limit: int, output: str) -> None:
         made,
         [
             Column("AT", lambda m: when(m.at)),
+            Column("MACHINE", lambda m: m.versions.get("machine", "")),
             Column("KIND", lambda m: "quick" if m.is_quick else "full"),
             Column("TRIAD GB/s", cell("triad_all_threads"), is_number=True),
             Column("FP64 GFLOP/s", cell("fp64_all_threads"), is_number=True),
@@ -119,21 +122,28 @@ def history(unit: str, limit: int, output: str) -> None:
     )
     if output == "table" and made:
         _compared(made[0], made[1:])
+        _in_its_pool(info)
 
 
 @command.command("quality")
 @click.argument("unit", default="local")
+@click.option("--history", is_flag=True, help="Train nothing: list earlier results of the unit's pool.")
+@click.option("--limit", default=20, show_default=True, help="So many earlier results, newest first.")
 @output_option
-def quality(unit: str, output: str) -> None:
+def quality(unit: str, history: bool, limit: int, output: str) -> None:
     """Train three small tasks to a fixed quality, five times each: about a minute.
 
     In the manner of MLPerf training: frozen hyper-parameters, the fastest and the slowest run dropped,
     the mean of the rest. Each run uses one core.
     """
+    if history:
+        _trained_before(unit, limit, output)
+        return
     with services() as opened:
         if output == "table":
             note(f"training on '{unit}' ...")
         made = opened.compute.measure_quality(unit)
+        info = opened.compute.unit_info(unit)
     if output != "table":
         show_one(made, (), output)
         return
@@ -156,8 +166,43 @@ def quality(unit: str, output: str) -> None:
         for each in result.trainings:
             if not each.has_converged:
                 note(f"{result.task.value}, seed {each.seed}: {each.why}")
+    _in_its_pool(info, "time to quality")
     if not made.is_confident:
         note(_disturbed(made.other_cores_busy))
+
+
+def _trained_before(unit: str, limit: int, output: str) -> None:
+    from fourfold.core.compute import usd_text
+    from fourfold.core.quality import TaskName
+
+    with services() as opened:
+        made = opened.compute.qualities(unit, limit=limit, of_pool=True)
+        info = opened.compute.unit_info(unit)
+
+    def cell(task: TaskName) -> Callable[[TimeToQuality], str]:
+        return lambda q: " ".join(_seconds_of(result) for result in q.results if result.task == task)
+
+    show(
+        made,
+        [
+            Column("AT", lambda q: when(q.at)),
+            Column("MACHINE", lambda q: q.versions.get("machine", "")),
+            Column("HARDWARE", lambda q: q.fingerprint[:8]),
+            *(Column(f"{task.value.upper()} s", cell(task), is_number=True) for task in TaskName),
+            Column(
+                "TOGETHER s", lambda q: "void" if q.seconds is None else f"{q.seconds:.3g}", is_number=True
+            ),
+            Column(
+                "COST", lambda q: "" if q.cost_nanousd is None else usd_text(q.cost_nanousd), is_number=True
+            ),
+            Column("SUITE", lambda q: q.suite_version, is_number=True),
+            Column("OTHERS BUSY", lambda q: f"{q.other_cores_busy:.1f}", is_number=True),
+        ],
+        output,
+        nothing=f"never trained: fourfold unit quality {unit}",
+    )
+    if output == "table":
+        _in_its_pool(info, "time to quality")
 
 
 @command.command("bench")
@@ -171,6 +216,7 @@ def bench(unit: str, quick: bool, output: str) -> None:
             note(f"measuring '{unit}' ...")
         made = opened.compute.bench(unit, quick=quick)
         known = opened.compute.measurements(unit)
+        info = opened.compute.unit_info(unit)
     if output != "table":
         show_one(made, (), output)
         return
@@ -188,6 +234,7 @@ def bench(unit: str, quick: bool, output: str) -> None:
     for each in made.notes:
         note(each)
     _compared(made, known)
+    _in_its_pool(info)
     if not made.is_confident:
         note(_disturbed(made.other_cores_busy))
 
@@ -206,6 +253,30 @@ def _compared(newest: Measurement, others: Sequence[Measurement]) -> None:
     if found:
         since = f"since {when(before.at)}"
         note(f"{since}: " + ("; ".join(causes(newest, before)) or "nothing else is known to have changed"))
+
+
+def _in_its_pool(info: UnitInfo, kind: str = "") -> None:
+    """Say in what it differs from the other units of its pool."""
+    from fourfold.core.decide.measured import standing_text
+    from fourfold.core.decide.pools import pool_of
+
+    of_kind = [each for each in info.standings if each.name.startswith(kind)]
+    for each in of_kind:
+        if each.is_telling:
+            note(standing_text(each, pool_of(info.unit.name)))
+    alike = [each for each in of_kind if not each.is_telling]
+    if alike:
+        most = max(each.other_count for each in alike)
+        units = "1 other unit" if most == 1 else f"{most} other units"
+        note(
+            f"about as fast as {units} of pool {pool_of(info.unit.name)}: {', '.join(e.name for e in alike)}"
+        )
+
+
+def _seconds_of(result: TaskResult) -> str:
+    if result.seconds is None or result.low is None or result.high is None:
+        return "void"
+    return f"{result.seconds:.3g} ±{(result.high - result.low) / 2 / result.seconds:.0%}"
 
 
 def _together(made: TimeToQuality) -> str:

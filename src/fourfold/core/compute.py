@@ -68,6 +68,8 @@ class Unit:
     """Why it is smaller than the machine, in words."""
     caches: tuple[Cache, ...] = ()
     """By level; empty where the kernel does not tell."""
+    machine: str = ""
+    """The name that the machine has for itself: what tells two of equal hardware apart."""
 
     @property
     def fingerprint(self) -> str:
@@ -130,7 +132,7 @@ class Measurement:
     figures: tuple[Figure, ...]
     versions: Mapping[str, str]
     """Of Python, the kernel, NumPy and its BLAS: a peak is a peak of these. `store` names the store that was
-    measured."""
+    measured, `machine` the machine."""
     other_cores_busy: float
     """Cores that other processes kept busy meanwhile, on average (and time stolen by the host)."""
     notes: tuple[str, ...] = ()
@@ -146,6 +148,30 @@ class Measurement:
 
 
 @dataclass(frozen=True, slots=True)
+class Standing:
+    """A figure of one unit, held against the other units of its pool."""
+
+    name: str
+    """Of a `FigureName`, or `time to quality: trees`."""
+    dimension: str
+    value: float
+    median: float
+    """Of the other units, each with its own median."""
+    low: float
+    high: float
+    """The quarters of those; of a single other unit, its own."""
+    other_count: int
+    is_worse: bool
+    is_telling: bool
+    """Whether it differs by more than a tenth, and its quarters do not overlap theirs."""
+
+    @property
+    def share(self) -> float:
+        """(value − median) / median."""
+        return (self.value - self.median) / self.median
+
+
+@dataclass(frozen=True, slots=True)
 class UnitInfo:
     """A unit with its price now, its newest measurement and its newest time to quality."""
 
@@ -153,6 +179,8 @@ class UnitInfo:
     price_usd_per_hour: float = 0.0
     measurement: Measurement | None = None
     quality: TimeToQuality | None = None
+    standings: tuple[Standing, ...] = ()
+    """Both held against the other units of its pool; empty where none was measured likewise."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,16 +1,19 @@
-"""What changed between two measurements of one unit, and what may have caused it."""
+"""What changed between two measurements of one unit, why it may have, and how a unit stands in its pool."""
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
-from fourfold.core.compute import Figure, FigureName, Measurement
+from fourfold.core.compute import Figure, FigureName, Measurement, Standing
+from fourfold.core.quality import TimeToQuality
 
 TELLING = 0.10
 """A smaller change says nothing: quiet runs at different times lie this far apart."""
 
+TIMES = frozenset({"ms", "s"})
 OF_THE_STORE = frozenset(name for name in FigureName if name.startswith("store_"))
 OF_A_GPU = frozenset(name for name in FigureName if name.startswith("gpu_"))
 
@@ -45,9 +48,16 @@ def summed(name: FigureName, dimension: str, values: Sequence[float]) -> Figure:
 
 
 def earlier(newest: Measurement, others: Sequence[Measurement]) -> Measurement | None:
-    """What a measurement is held against: the newest before it of its kind, undisturbed if any is."""
+    """What a measurement is held against: the newest before it of its kind, undisturbed if any is.
+
+    One of the same machine goes before one of another machine of equal hardware.
+    """
     before = [each for each in others if each.at < newest.at and each.is_quick == newest.is_quick]
-    return max(before, key=lambda each: (each.is_confident, each.at, each.id), default=None)
+
+    def nearness(each: Measurement) -> tuple[bool, bool, int, str]:
+        return (machine_of(each) == machine_of(newest), each.is_confident, each.at, each.id)
+
+    return max(before, key=nearness, default=None)
 
 
 def changes(newest: Measurement, before: Measurement) -> tuple[Change, ...]:
@@ -80,6 +90,104 @@ def causes(newest: Measurement, before: Measurement) -> tuple[str, ...]:
     return tuple(said)
 
 
+def machine_of(made: Measurement | TimeToQuality) -> str:
+    """The machine that was measured; empty in records of before it was kept."""
+    return made.versions.get("machine", "")
+
+
+def standings(newest: Measurement, others: Sequence[Measurement]) -> tuple[Standing, ...]:
+    """Each figure held against the median of the pool's other units, each of them by its best measurement.
+
+    Its best is the newest of the same kind, undisturbed if any is. Ways to the store are held against ways to
+    the same store only.
+    """
+    alike = [each for each in others if each.is_quick == newest.is_quick]
+    chosen = _one_of_each_unit(newest, alike)
+    found = []
+    for figure in newest.figures:
+        theirs = [
+            (other.value, other.low, other.high)
+            for each in chosen
+            for other in each.figures
+            if other.name == figure.name
+            and (
+                figure.name not in OF_THE_STORE or each.versions.get("store") == newest.versions.get("store")
+            )
+        ]
+        mine = (figure.value, figure.low, figure.high)
+        found += _standing(figure.name.value, figure.dimension, mine, theirs)
+    return tuple(found)
+
+
+def quality_standings(newest: TimeToQuality, others: Sequence[TimeToQuality]) -> tuple[Standing, ...]:
+    """The same of the seconds to each task's target; results of another suite say nothing."""
+    alike = [each for each in others if each.suite_version == newest.suite_version]
+    chosen = _one_of_each_unit(newest, alike)
+    found: list[Standing] = []
+    for result in newest.results:
+        if result.seconds is None:
+            continue
+        theirs = [
+            (other.seconds, other.low or other.seconds, other.high or other.seconds)
+            for each in chosen
+            for other in each.results
+            if other.task == result.task and other.seconds is not None
+        ]
+        mine = (result.seconds, result.low or result.seconds, result.high or result.seconds)
+        found += _standing(f"time to quality: {result.task.value}", "s", mine, theirs)
+    return tuple(found)
+
+
+def standing_text(standing: Standing, pool: str) -> str:
+    """One that is telling, in words.
+
+    >>> slow = Standing("disk_read", "MB/s", 88.0, 100.0, 97.0, 104.0, 5, is_worse=True, is_telling=True)
+    >>> standing_text(slow, "lab").partition(" (")[0]
+    'disk_read: 12% slower than the median of 5 other units of pool lab'
+    """
+    units = "1 other unit" if standing.other_count == 1 else f"{standing.other_count} other units"
+    of_whom = units if standing.other_count == 1 else f"the median of {units}"
+    theirs = f"theirs {standing.median:.3g}, quarters {standing.low:.3g} to {standing.high:.3g}"
+    how = f"{abs(standing.share):.0%} {'slower' if standing.is_worse else 'faster'} than"
+    own = f"{standing.value:.3g} {standing.dimension}"
+    return f"{standing.name}: {how} {of_whom} of pool {pool} ({own}; {theirs})"
+
+
+Made = TypeVar("Made", Measurement, TimeToQuality)
+Spread = tuple[float, float, float]
+"""A value between its quarters: (value, low, high)."""
+
+
+def _one_of_each_unit(newest: Made, others: Sequence[Made]) -> list[Made]:
+    """The best of each unit but the newest's own. A unit is a machine; of older records, its hardware."""
+    best: dict[tuple[str, str], Made] = {}
+    own = (newest.fingerprint, machine_of(newest))
+    for each in sorted(others, key=lambda each: (each.is_confident, each.at, each.id)):
+        unit = (each.fingerprint, machine_of(each))
+        is_perhaps_ours = each.fingerprint == newest.fingerprint and not (machine_of(each) and own[1])
+        if unit != own and not is_perhaps_ours:
+            best[unit] = each
+    return [best[unit] for unit in sorted(best)]
+
+
+def _standing(name: str, dimension: str, mine: Spread, theirs: Sequence[Spread]) -> list[Standing]:
+    if not theirs:
+        return []
+    values = sorted(value for value, _, _ in theirs)
+    median = statistics.median(values)
+    if median <= 0:
+        return []
+    if len(values) > 1:
+        low, _, high = statistics.quantiles(values, n=4, method="inclusive")
+    else:
+        _, low, high = theirs[0]
+    value, own_low, own_high = mine
+    overlaps = own_low <= high and low <= own_high
+    is_telling = abs(value - median) > TELLING * median and not overlaps
+    is_worse = value > median if dimension in TIMES else value < median
+    return [Standing(name, dimension, value, median, low, high, len(values), is_worse, is_telling)]
+
+
 def _differs(now: Figure, old: Figure) -> bool:
     if old.value <= 0:
         return False
@@ -89,4 +197,4 @@ def _differs(now: Figure, old: Figure) -> bool:
 
 def _is_worse(now: Figure, old: Figure) -> bool:
     """Times are better short, rates are better high."""
-    return now.value > old.value if now.dimension == "ms" else now.value < old.value
+    return now.value > old.value if now.dimension in TIMES else now.value < old.value

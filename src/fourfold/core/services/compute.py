@@ -41,8 +41,10 @@ class Compute(Protocol):
         ...
 
     @route("GET /units/{unit}/measurements", needs=Role.viewer)
-    def measurements(self, unit: str = "local", *, limit: int = 20) -> tuple[Measurement, ...]:
-        """A unit's measurements, newest first."""
+    def measurements(
+        self, unit: str = "local", *, limit: int = 20, of_pool: bool = False
+    ) -> tuple[Measurement, ...]:
+        """Measurements of a unit's hardware (or of all units of its pool), newest first."""
         ...
 
     @route("POST /units/{unit}/quality", needs=Role.editor)
@@ -51,8 +53,10 @@ class Compute(Protocol):
         ...
 
     @route("GET /units/{unit}/qualities", needs=Role.viewer)
-    def qualities(self, unit: str = "local", *, limit: int = 20) -> tuple[TimeToQuality, ...]:
-        """A unit's times to quality, newest first."""
+    def qualities(
+        self, unit: str = "local", *, limit: int = 20, of_pool: bool = False
+    ) -> tuple[TimeToQuality, ...]:
+        """Times to quality of a unit's hardware (or of all units of its pool), newest first."""
         ...
 
     @route("GET /jobs", needs=Role.viewer)

@@ -76,11 +76,13 @@ def lines_of(module: str, request: dict[str, object], *, threads: int, patience_
         raise Unavailable(f"measuring failed: {last[0]}", part=module)
 
 
-def versions_here() -> dict[str, str]:
+def versions_here(machine: str = "") -> dict[str, str]:
     """Of what a figure depends on."""
     from importlib.metadata import PackageNotFoundError, version
 
     versions = {"python": platform.python_version(), "kernel": platform.release()}
+    if machine:
+        versions["machine"] = machine
     for name in ("numpy", "torch", "fourfold"):
         try:
             versions[name] = version(name)

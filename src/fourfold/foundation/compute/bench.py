@@ -87,7 +87,7 @@ def measure_unit(
         duration_s=bystanders.duration_s,
         is_quick=quick,
         figures=tuple(sorted(figures, key=lambda figure: list(FigureName).index(figure.name))),
-        versions={**versions_here(), **({"store": store.name} if store else {})},
+        versions={**versions_here(unit.machine), **({"store": store.name} if store else {})},
         other_cores_busy=bystanders.cores_busy(),
         notes=notes,
     )

@@ -46,7 +46,7 @@ def measure_quality(
         duration_s=bystanders.duration_s,
         suite_version=SUITE_VERSION,
         results=results,
-        versions=versions_here(),
+        versions=versions_here(unit.machine),
         other_cores_busy=bystanders.cores_busy(),
         core_count=unit.cores,
         price_usd_per_hour=price_usd_per_hour,

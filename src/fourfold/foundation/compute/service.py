@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from fourfold.catalog.database import Catalog
 from fourfold.catalog.ids import new_id
@@ -19,10 +19,12 @@ from fourfold.core.compute import (
     JobTotals,
     Measurement,
     SizeAdvice,
+    Standing,
     Unit,
     UnitInfo,
 )
 from fourfold.core.decide.account import account
+from fourfold.core.decide.measured import machine_of, quality_standings, standings
 from fourfold.core.decide.pools import pool_of
 from fourfold.core.decide.right_size import right_size
 from fourfold.core.environment import Environment, identify
@@ -51,6 +53,8 @@ ADVISED_RUNS = 200
 """So many of a step's newest runs speak for its size."""
 ADVISED_JOBS = 5_000
 """So many of the newest steps are looked at where none is named."""
+COMPARED = 200
+"""So many of a pool's newest measurements are searched for those of its other units."""
 LOOKED_BACK = 20
 """So many measurements are searched for one that was not disturbed."""
 
@@ -112,12 +116,14 @@ class Compute:
 
     def unit_info(self, unit: str = "local") -> UnitInfo:
         found = self.unit(unit)
-        return UnitInfo(
-            found,
-            self._prices[unit],
-            next(iter(self.measurements(unit, limit=1)), None),
-            next(iter(self.qualities(unit, limit=1)), None),
-        )
+        measured = _of_machine(self.measurements(unit, limit=LOOKED_BACK), found.machine)
+        trained = _of_machine(self.qualities(unit, limit=LOOKED_BACK), found.machine)
+        stands: tuple[Standing, ...] = ()
+        if measured is not None:
+            stands = standings(measured, self.measurements(unit, limit=COMPARED, of_pool=True))
+        if trained is not None:
+            stands += quality_standings(trained, self.qualities(unit, limit=COMPARED, of_pool=True))
+        return UnitInfo(found, self._prices[unit], measured, trained, stands)
 
     def bench(
         self, unit: str = "local", *, quick: bool = False, progress: Callable[[Figure], None] | None = None
@@ -137,8 +143,13 @@ class Compute:
         self._tables.add_measurement(found, measurement)
         return measurement
 
-    def measurements(self, unit: str = "local", *, limit: int = 20) -> tuple[Measurement, ...]:
-        return self._tables.measurements(self.unit(unit).fingerprint, _bounded(limit))
+    def measurements(
+        self, unit: str = "local", *, limit: int = 20, of_pool: bool = False
+    ) -> tuple[Measurement, ...]:
+        fingerprint = self.unit(unit).fingerprint
+        if of_pool:
+            return self._tables.measurements_of_pool(pool_of(unit), _bounded(limit))
+        return self._tables.measurements(fingerprint, _bounded(limit))
 
     def measure_quality(
         self, unit: str = "local", *, progress: Callable[[Task, Training], None] | None = None
@@ -153,8 +164,13 @@ class Compute:
         self._tables.add_quality(found, made)
         return made
 
-    def qualities(self, unit: str = "local", *, limit: int = 20) -> tuple[TimeToQuality, ...]:
-        return self._tables.qualities(self.unit(unit).fingerprint, _bounded(limit))
+    def qualities(
+        self, unit: str = "local", *, limit: int = 20, of_pool: bool = False
+    ) -> tuple[TimeToQuality, ...]:
+        fingerprint = self.unit(unit).fingerprint
+        if of_pool:
+            return self._tables.qualities_of_pool(pool_of(unit), _bounded(limit))
+        return self._tables.qualities(fingerprint, _bounded(limit))
 
     # Jobs.
 
@@ -349,6 +365,14 @@ def _identified(python: str, platform: str, lock: str, *, of: str) -> Environmen
     return identify(
         python=python, platform=platform, packages=parse_lock(lock, what=f"the lock of {of[:40]}")
     )
+
+
+Made = TypeVar("Made", Measurement, TimeToQuality)
+
+
+def _of_machine(made: Sequence[Made], machine: str) -> Made | None:
+    """The newest of this very machine, else of its hardware."""
+    return next((each for each in made if machine_of(each) == machine), next(iter(made), None))
 
 
 def _bounded(limit: int) -> int:

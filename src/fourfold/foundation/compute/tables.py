@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -23,6 +24,7 @@ from fourfold.core.compute import (
     Measurement,
     Unit,
 )
+from fourfold.core.decide.pools import pool_of
 from fourfold.core.environment import Environment
 from fourfold.core.ports.engine import Exit, ExitKind, Usage
 from fourfold.core.quality import TimeToQuality
@@ -120,6 +122,8 @@ USE = sa.Table(
 )
 """Use over time, of jobs that took long enough to be looked at: most steps are shorter, and have none."""
 
+MOST_QUALITIES = 1000
+"""So many of the newest times to quality are searched for those of one pool: their unit is in the result."""
 MOST_TRACES = 20_000
 """The newest jobs whose points are kept; each has at most `core.trace.MOST_POINTS`, about 3 kB."""
 LET_GO_EVERY = 256
@@ -249,6 +253,14 @@ class ComputeTables:
         with self._catalog.read() as connection:
             return tuple(_measurement(row) for row in connection.execute(query).mappings())
 
+    def measurements_of_pool(self, pool: str, limit: int) -> tuple[Measurement, ...]:
+        """Those of the units of a pool, of whatever hardware, newest first."""
+        is_of_pool = (MEASUREMENT.c.unit == pool) | MEASUREMENT.c.unit.startswith(f"{pool}/", autoescape=True)
+        query = sa.select(MEASUREMENT).where(is_of_pool)
+        query = query.order_by(MEASUREMENT.c.at_us.desc(), MEASUREMENT.c.id.desc()).limit(limit)
+        with self._catalog.read() as connection:
+            return tuple(_measurement(row) for row in connection.execute(query).mappings())
+
     def add_quality(self, unit: Unit, quality: TimeToQuality) -> None:
         row = {
             "id": quality.id,
@@ -272,6 +284,14 @@ class ComputeTables:
         with self._catalog.read() as connection:
             found = connection.execute(query).scalars()
             return tuple(wire.decode(text, TimeToQuality, what="a stored result") for text in found)
+
+    def qualities_of_pool(self, pool: str, limit: int) -> tuple[TimeToQuality, ...]:
+        """Those of the units of a pool, of whatever hardware, newest first."""
+        query = sa.select(QUALITY.c.result).order_by(QUALITY.c.at_us.desc(), QUALITY.c.id.desc())
+        with self._catalog.read() as connection:
+            found = connection.execute(query.limit(MOST_QUALITIES)).scalars()
+            made = (wire.decode(text, TimeToQuality, what="a stored result") for text in found)
+            return tuple(itertools.islice((each for each in made if pool_of(each.unit) == pool), limit))
 
     # Environments.
 

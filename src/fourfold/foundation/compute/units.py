@@ -53,6 +53,7 @@ def find_unit(name: str = "local", *, root: Path = Path("/")) -> Unit:
         gpus=gpus,
         limited_by=tuple(limited_by),
         caches=caches,
+        machine=platform.node(),
     )
 
 
