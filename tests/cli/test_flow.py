@@ -28,6 +28,41 @@ def test_show_tells_state_use_and_cost_of_each_step_and_what_it_waited_for(
     assert all(a["usage"]["cpu_s"] is not None for a in graph["attempts"])
 
 
+BUSY = """
+import time
+import fourfold as ff
+
+@ff.step
+def work() -> int:
+    end, kept = time.perf_counter() + 1.5, bytearray(64 << 20)
+    while time.perf_counter() < end:
+        sum(range(1000))
+    return len(kept)
+
+@ff.flow
+def busy() -> int:
+    return work().result()
+"""
+
+
+@pytest.mark.slow
+def test_a_step_that_takes_long_enough_is_shown_over_time(fourfold: Fourfold, empty: Path) -> None:
+    (empty / "busy.py").write_text(BUSY)
+    assert fourfold("flow", "run", "busy.py", "--quiet").code == 0
+    (listed,) = fourfold("flow", "ls", "-o", "json").json
+    shown = fourfold("flow", "show", listed["id"])
+    header = next(line for line in shown.lines if line.startswith("CALL"))
+    assert "CORES OVER TIME" in header
+    assert "MEMORY OVER TIME" in header
+    (row,) = [line for line in shown.lines if line.startswith("work#0")]
+    assert "█" in row
+    assert any(line.startswith("cores over time: ") for line in shown.lines)
+    attempts = fourfold("flow", "show", listed["id"], "-o", "json").json["attempts"]
+    (trace,) = [each["usage"]["trace"] for each in attempts if each["call"] == "work#0"]
+    assert len(trace) > 1
+    assert max(point[2] for point in trace) > 64 << 20
+
+
 @pytest.mark.slow
 def test_a_failed_run_says_why_and_where_to_look(fourfold: Fourfold, project: Path) -> None:
     (run,) = fourfold("flow", "ls", "--state", "failed", "-o", "json").json

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fourfold.cli.sparks import BARS, over_time, spark
+from fourfold.core.decide.over_time import together
 from fourfold.core.trace import MOST_POINTS, Trace
 
 pytestmark = pytest.mark.property
@@ -49,3 +50,34 @@ def test_what_is_shown_of_a_trace_are_rates_and_levels() -> None:
     assert shown["cores over time"] == "▃█ up to 2 over 3 s"
     assert shown["memory over time"] == "▃█ up to 4.0 MiB"
     assert shown["moved over time"] == "▁█ up to 2.0 MiB/s"
+
+
+POINTS = st.lists(
+    st.tuples(st.integers(1, 10_000), st.integers(0, 10_000), st.integers(0, 1 << 40)), max_size=20
+).map(
+    lambda steps: [
+        (sum(step[0] for step in steps[: n + 1]), sum(step[1] for step in steps[: n + 1]), steps[n][2], 0, n)
+        for n in range(len(steps))
+    ]
+)
+
+
+@given(st.lists(st.tuples(st.integers(0, 50_000), POINTS), max_size=5), st.integers(1, 60))
+def test_traces_together_lose_nothing_and_order_does_not_matter(
+    traces: list[tuple[int, list[tuple[int, int, int, int, int]]]], count: int
+) -> None:
+    whole = together(traces, count)
+    assert whole == together(list(reversed(traces)), count)
+    begun = [(start, points) for start, points in traces if points]
+    assert len(whole) == (count if begun else 0)
+    if begun:
+        assert whole[-1][1] == pytest.approx(sum(points[-1][1] for _, points in begun), abs=1)
+        assert whole[-1][4] == pytest.approx(sum(points[-1][4] for _, points in begun), abs=1)
+        assert max(point[2] for point in whole) >= max(point[2] for _, points in begun for point in points)
+        assert all(one[1] <= two[1] for one, two in pairwise(whole))
+
+
+def test_jobs_side_by_side_keep_more_cores_busy_than_one_after_the_other() -> None:
+    job = [(1000, 1000, 4, 0, 0)]
+    assert [point[1:3] for point in together([(0, job), (0, job)], 2)] == [(1000, 8), (2000, 8)]
+    assert [point[1:3] for point in together([(0, job), (1000, job)], 2)] == [(1000, 4), (2000, 4)]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fourfold.cli.flow_steps import show_graph
+from fourfold.cli.flow_steps import show_graph, with_traces
 from fourfold.cli.main import INTERRUPTED, Verbs
 from fourfold.cli.opened import home, parameter_option, parameters, services
 from fourfold.cli.output import Column, note, output_option, show, show_one, took, when
@@ -91,13 +91,13 @@ def ls(flow: str, state: str, limit: int, output: str) -> None:
 @click.argument("run_id", metavar="RUN")
 @output_option
 def show_run(run_id: str, output: str) -> None:
-    """A run with its steps: state, attempts, times, what they used and cost."""
+    """A run with its steps: state, attempts, times, what they used over time and cost."""
     with services() as opened:
         graph = opened.flows.graph(run_id)
-        if output != "table":
-            show_one(graph, (), output)
-            return
-        jobs = opened.compute.jobs(graph.run.id, limit=100_000)
+        jobs = opened.compute.jobs(graph.run.id, limit=100_000, traces=True)
+    if output != "table":
+        show_one(with_traces(graph, jobs), (), output)
+        return
     show_graph(graph, jobs)
 
 

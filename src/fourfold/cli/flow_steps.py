@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import click
 
 from fourfold.cli.output import Column, pairs, percent, seconds, show, show_one, size, took, when
+from fourfold.cli.sparks import cores_line, memory_line, over_time
 
 if TYPE_CHECKING:
     from fourfold.core.compute import Job
     from fourfold.core.flows import Attempt, FlowRun, Graph, StepCall
 
 
+RUN_POINTS, STEP_POINTS = 40, 12
+"""Bars of a whole run, and of one of its steps."""
 MOST_NAMED = 3
 """So many calls before it are named in a row; `-o json` has them all."""
 
@@ -50,6 +53,14 @@ class Row:
         return sum(attempt.cost_nanousd for attempt in self.attempts)
 
     @property
+    def trace(self) -> tuple[tuple[int, ...], ...]:
+        """The use over time of its last attempt, in few points; none where it was too short, or is let go."""
+        from fourfold.core.decide.over_time import together
+
+        kept = self.jobs[-1].report.usage.trace if self.jobs else ()
+        return together([(0, kept)], min(STEP_POINTS, len(kept)))
+
+    @property
     def bound(self) -> str:
         """What kept its last attempt from being faster, where that is known."""
         bound = self.jobs[-1].account.bound.value if self.jobs else ""
@@ -68,7 +79,12 @@ def show_graph(graph: Graph, jobs: Iterable[Job]) -> None:
     from fourfold.core.compute import usd_text
 
     _show_facts(graph.run)
+    jobs = tuple(jobs)
     rows = rows_of(graph, jobs)
+    drawn = [
+        Column("CORES OVER TIME", lambda r: cores_line(r.trace)),
+        Column("MEMORY OVER TIME", lambda r: memory_line(r.trace)),
+    ]
     show(
         rows,
         [
@@ -79,6 +95,7 @@ def show_graph(graph: Graph, jobs: Iterable[Job]) -> None:
             Column("CPU", lambda r: seconds(r.cpu_s), is_number=True),
             Column("PEAK", lambda r: size(r.memory_peak_bytes), is_number=True),
             Column("UTIL", lambda r: percent(r.utilisation), is_number=True),
+            *(drawn if any(row.trace for row in rows) else ()),
             Column("BOUND BY", lambda r: r.bound),
             Column("UNIT", lambda r: r.attempts[-1].unit if r.attempts else ""),
             Column("COST", lambda r: usd_text(r.cost_nanousd) if r.attempts else "", is_number=True),
@@ -89,12 +106,32 @@ def show_graph(graph: Graph, jobs: Iterable[Job]) -> None:
         nothing="no calls yet",
     )
     if rows:
+        click.echo()
+        for name, line in over_time(_of_all(jobs)):
+            click.echo(f"{name}: {line}")
         peak = max((row.memory_peak_bytes or 0 for row in rows), default=0)
         click.echo(
-            f"\ntotal: {len(rows)} calls, {len(graph.attempts)} attempts, "
+            f"total: {len(rows)} calls, {len(graph.attempts)} attempts, "
             f"CPU {seconds(sum(row.cpu_s or 0.0 for row in rows))}, peak {size(peak)}, "
             f"cost {usd_text(sum(row.cost_nanousd for row in rows))}"
         )
+
+
+def with_traces(graph: Graph, jobs: Iterable[Job]) -> Graph:
+    """The same graph, with the use over time of each attempt whose points are kept."""
+    traces = {job.report.key: job.report.usage.trace for job in jobs}
+    attempts = tuple(
+        replace(each, usage=replace(each.usage, trace=traces.get(each.key, ()))) for each in graph.attempts
+    )
+    return replace(graph, attempts=attempts)
+
+
+def _of_all(jobs: Sequence[Job]) -> tuple[tuple[int, ...], ...]:
+    """The run's use over its time. What ran inside another job is in that one's already."""
+    from fourfold.core.decide.over_time import together
+
+    apart = [job.report for job in jobs if job.report.held.cpu > 0]
+    return together([(each.started_at // 1000, each.usage.trace) for each in apart], RUN_POINTS)
 
 
 def rows_of(graph: Graph, jobs: Iterable[Job]) -> list[Row]:

@@ -22,6 +22,22 @@ def spark(values: Sequence[float]) -> str:
     return "".join(BARS[min(len(BARS) - 1, int(value / top * len(BARS)))] for value in values)
 
 
+def cores_line(trace: Sequence[Sequence[int]]) -> str:
+    """Cores busy over time, and the most.
+
+    >>> cores_line([(1000, 500, 100, 0, 0), (2000, 2500, 300, 2048, 0)])
+    '▃█ 2'
+    """
+    cores = [(two[1] - one[1]) / max(1, two[0] - one[0]) for one, two in pairwise([(0, 0), *trace])]
+    return f"{spark(cores)} {max(cores):.2g}" if cores else ""
+
+
+def memory_line(trace: Sequence[Sequence[int]]) -> str:
+    """Memory held over time, and the most."""
+    held = [point[2] for point in trace]
+    return f"{spark(held)} {size(max(held))}" if held else ""
+
+
 def over_time(trace: Sequence[Sequence[int]]) -> tuple[tuple[str, str], ...]:
     """What a job's trace shows: cores busy, memory and bytes moved, each with its highest; nothing for none.
 

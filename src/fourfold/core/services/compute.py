@@ -60,8 +60,11 @@ class Compute(Protocol):
         ...
 
     @route("GET /jobs", needs=Role.viewer)
-    def jobs(self, flow_run: str | None = None, *, limit: int = 100) -> tuple[Job, ...]:
-        """Jobs that ended, newest first; of one flow run in the order of their start."""
+    def jobs(self, flow_run: str | None = None, *, limit: int = 100, traces: bool = False) -> tuple[Job, ...]:
+        """Jobs that ended, newest first; of one flow run in the order of their start.
+
+        With `traces` also their use over time, as far as it is still kept.
+        """
         ...
 
     @route("GET /jobs/{key:path}", needs=Role.viewer)

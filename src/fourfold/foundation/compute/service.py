@@ -190,8 +190,8 @@ class Compute:
         """Jobs with their accounts at the present prices; nothing is recorded."""
         return tuple(Job(report, self._account(report)) for report in reports)
 
-    def jobs(self, flow_run: str | None = None, *, limit: int = 100) -> tuple[Job, ...]:
-        return self._tables.jobs(flow_run, _bounded(limit))
+    def jobs(self, flow_run: str | None = None, *, limit: int = 100, traces: bool = False) -> tuple[Job, ...]:
+        return self._tables.jobs(flow_run, _bounded(limit), has_traces=traces)
 
     def job(self, key: str) -> Job:
         found = self._tables.job(key)

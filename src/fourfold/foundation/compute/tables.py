@@ -186,9 +186,10 @@ class ComputeTables:
         with self._catalog.write() as connection:
             self.record_jobs_in(connection, jobs)
 
-    def jobs(self, flow_run: str | None, limit: int) -> tuple[Job, ...]:
+    def jobs(self, flow_run: str | None, limit: int, *, has_traces: bool = False) -> tuple[Job, ...]:
         """Newest first; of one flow run in the order of their start."""
-        query = sa.select(JOB, *USED).join(USE, JOB.c.key == USE.c.key, isouter=True).limit(limit)
+        used = (*USED, USE.c.points) if has_traces else USED
+        query = sa.select(JOB, *used).join(USE, JOB.c.key == USE.c.key, isouter=True).limit(limit)
         if flow_run is None:
             query = query.order_by(JOB.c.ended_at_us.desc(), JOB.c.key)
         else:
