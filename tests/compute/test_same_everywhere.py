@@ -40,6 +40,14 @@ def fit(table, degree):
     return np.polyfit(x, y, degree).tolist()
 
 @ff.step
+def where(n):
+    return os.environ["SLURMD_NODENAME"]
+
+@ff.flow
+def look(n: int = 1):
+    return where(n).result()
+
+@ff.step
 def hold(n):
     mark(f"begin {os.getpid()}")
     while os.path.exists("hold"):
@@ -55,7 +63,8 @@ def study(seed: int = 1, waits: bool = False):
     return [held, [f.result() for f in fits], ff.table(f"drawn_{seed}").read().num_rows]
 
 if __name__ == "__main__":
-    print(json.dumps(study.run(show=False, **json.loads(sys.argv[1]))))
+    flow = look if sys.argv[2:] else study
+    print(json.dumps(flow.run(show=False, **json.loads(sys.argv[1]))))
 """
 
 
@@ -73,9 +82,9 @@ class Project:
         self.environment = {**clean, **environment}
         self.environment["PATH"] = environment.get("PATH", "") + os.pathsep + clean["PATH"]
 
-    def start(self, pool: str, **given: object) -> subprocess.Popen[str]:
+    def start(self, pool: str, *more: str, **given: object) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [sys.executable, "study.py", json.dumps(given)],
+            [sys.executable, "study.py", json.dumps(given), *more],
             cwd=self.folder,
             env={**self.environment, "FOURFOLD_FLOWS_POOL": pool},
             text=True,
@@ -132,16 +141,42 @@ def test_the_same_on_slurm_and_here(slurm: SlurmCluster, tmp_path: Path) -> None
     assert there != here
 
 
+def test_the_node_that_slurm_chose_is_on_record(slurm: SlurmCluster, tmp_path: Path) -> None:
+    project = Project(tmp_path, '[pools.lab]\nengine = "slurm://"\n', slurm.environment)
+    other = slurm.run("sbatch", "--parsable", "-w", "n1", "-c", "2", "-o", "/dev/null", "--wrap", "sleep 600")
+    try:
+        until(lambda: "n1 allocated" in slurm.run("sinfo", "-h", "-N", "-o", "%N %T"), "n1 is taken")
+        node = project.result(project.start("lab", "look"))
+        assert node != "n1", "where our rule would have it, who does not know of others' jobs"
+        jobs = project.fourfold("job", "ls", "--limit", "4")
+        assert isinstance(jobs, list)
+        units = {job["report"]["unit"] for job in jobs if job["report"]["kind"] == "step"}
+        assert units == {f"lab/{node}"}
+    finally:
+        slurm.run("scancel", other.strip())
+
+
 def test_a_step_on_slurm_outlives_a_killed_owner_and_is_not_done_again(
     slurm: SlurmCluster, tmp_path: Path
 ) -> None:
-    project = Project(tmp_path, '[pools.lab]\nengine = "slurm://"\n', slurm.environment)
-    (tmp_path / "hold").touch()
+    outlives_its_owner(Project(tmp_path, '[pools.lab]\nengine = "slurm://"\n', slurm.environment))
+
+
+def test_a_step_on_ray_outlives_a_killed_owner_and_is_not_done_again(
+    ray_cluster: RayCluster, tmp_path: Path
+) -> None:
+    outlives_its_owner(Project(tmp_path, f'[pools.lab]\nengine = "{ray_cluster.address}"\n', {}))
+
+
+def outlives_its_owner(project: Project) -> None:
+    """A step goes on and ends while nobody owns the project; the next owner takes its result."""
+    hold = project.folder / "hold"
+    hold.touch()
     first = project.start("lab", seed=3, waits=True, key="held")
     until(lambda: project.marks("begin"), "the step begins")
     first.kill()
     first.communicate()
-    (tmp_path / "hold").unlink()
+    hold.unlink()
     until(lambda: project.marks("end"), "the step ends while nobody owns the project")
     result = project.result(project.start("lab", seed=3, waits=True, key="held"))
     assert isinstance(result, list)

@@ -224,6 +224,13 @@ class FlowRules(RuleBasedStateMachine):
     def a_worker_says_that_it_began(self, index: int, back: int) -> None:
         self._word(index, back, lambda key, n: rules.Began(key, n))
 
+    @rule(index=numbers, back=st.integers(0, 2), unit=st.sampled_from(["unit", "other"]))
+    def a_worker_is_found_to_be_elsewhere(self, index: int, back: int, unit: str) -> None:
+        self._word(index, back, lambda key, n: rules.Placed(key, n, unit))
+        for call in self.calls.values():
+            if call.state is CallState.running and call.reason.startswith("on "):
+                assert call.reason == f"on {self.attempts[call.key].unit}"
+
     @rule(index=numbers, back=st.sampled_from([0, 0, 0, 1, 2]))
     def a_worker_finishes(self, index: int, back: int) -> None:
         self._word(index, back, lambda key, n: rules.Finished(key, n, RESULT))

@@ -31,6 +31,10 @@ class Detached:
         folder.mkdir(exist_ok=True)
         self._bare = bare
         self._environ = environ or {}
+        self.is_out_of_reach = False
+        """Whether its machine hears no word to end a job."""
+        self.units: tuple[str, ...] = ("node1",)
+        """All but the last are busy with somebody else's jobs."""
         self._folder = folder
         self._jobs = jobs
         self._lock = threading.Lock()
@@ -46,13 +50,14 @@ class Detached:
         )
 
     def offers(self, request: Resources) -> tuple[Offer, ...]:
-        return (Offer("node1", 2, 4 << 30),)
+        return tuple(Offer(unit, 2, 4 << 30) for unit in self.units)
 
     def submit(self, launch: Launch) -> None:
         with self._lock:
             if launch.key in self._jobs:
                 return
-            env = {"PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join(sys.path), **launch.env}
+            env = {"PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join(sys.path), **self._environ}
+            env |= launch.env
             cwd = launch.cwd
             if self._bare is not None:
                 env = {"PATH": str(self._bare), "HOME": "/nonexistent", **self._environ, **launch.env}
@@ -85,6 +90,8 @@ class Detached:
         return LogChunk(data, offset + len(data), is_end=True)
 
     def stop(self, key: str, grace_s: float = 5.0) -> None:
+        if self.is_out_of_reach:
+            return
         if (job := self._jobs.get(key)) is not None and job.poll() is None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(job.pid, signal.SIGKILL)
@@ -108,6 +115,6 @@ class Detached:
             return JobStatus(key, Phase.unknown)
         code = job.poll()
         if code is None:
-            return JobStatus(key, Phase.running, "node1")
+            return JobStatus(key, Phase.running, self.units[-1])
         kind = ExitKind.ok if code == 0 else ExitKind.failed
-        return JobStatus(key, Phase.ended, "node1", exit=Exit(kind, f"exit status {code}", code))
+        return JobStatus(key, Phase.ended, self.units[-1], exit=Exit(kind, f"exit status {code}", code))

@@ -68,10 +68,14 @@ class Lab:
         self.cache_bytes = 0
         self.cache_at = ""
         self.environ: dict[str, str] = {}
+        self.units: tuple[str, ...] = ("node1",)
+        self.is_out_of_reach = False
         (project.folder / "hold").touch()
 
     def engine(self) -> Detached:
-        return Detached(self.project.folder / "lab", self.jobs, bare=self._bare, environ=self.environ)
+        made = Detached(self.project.folder / "lab", self.jobs, bare=self._bare, environ=self.environ)
+        made.units, made.is_out_of_reach = self.units, self.is_out_of_reach
+        return made
 
     @property
     def cache(self) -> Path:

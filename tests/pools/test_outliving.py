@@ -89,3 +89,45 @@ def test_a_cancelled_step_ends_though_its_worker_cannot_be_reached(lab: Lab) -> 
         (worker,) = lab.jobs.values()
         assert worker.wait(WITHIN_S) != 0, "its engine has ended it"
         assert flows.wait(run, timeout_s=WITHIN_S).state == "cancelled"
+
+
+@pytest.mark.parametrize("environ", [{"FOURFOLD_UNIT": "node3"}, {}], ids=["it-tells", "its-engine-is-asked"])
+def test_the_unit_that_an_engine_chose_by_itself_is_on_record(lab: Lab, environ: dict[str, str]) -> None:
+    lab.units, lab.environ = ("node1", "node2", "node3"), environ
+    with closing(lab.owner()) as flows:
+        owner = flows.start_loop()
+        run = lab.submit()
+
+        def unit() -> str:
+            return {str(each.call): each.unit for each in flows.graph(run).attempts}.get("fit#0", "")
+
+        until(lambda: unit() == "lab/node3", "it is on record where it runs")
+        assert {lease.unit for lease in owner.loop.leases.values()} == {"lab/node3"}
+        until(lambda: lab.marks("child"), "the step begins")
+        lab.release()
+        assert lab.result(flows, run) == [7, 7, 7]
+        assert unit() == "lab/node3"
+
+
+@pytest.mark.parametrize(
+    ("is_awaited", "told"), [(True, "this worker was given up"), (False, "it was to end")]
+)
+def test_a_worker_that_was_given_up_out_of_reach_kills_its_work_when_it_is_back(
+    lab: Lab, is_awaited: bool, told: str
+) -> None:
+    lab.is_out_of_reach = True  # its engine can do nothing: the fence must
+    with closing(lab.owner()) as flows:
+        run = lab.submit()
+        until(lambda: lab.marks("child"), "the step begins")
+        (child,), (worker,) = lab.marks("child"), lab.jobs.values()
+        lab.wire.cut()
+        flows.cancel(run)
+        if is_awaited:
+            owner = flows.start_loop()
+            until(lambda: not [each for each in owner.loop.workers if each.spec.kind == "step"], "given up")
+        assert worker.poll() is None, "it goes on, and knows of nothing"
+        lab.wire.mend()
+        assert worker.wait(WITHIN_S) != 0
+        until(lambda: is_over(child), "what it started has ended")
+        assert f"the owner refused it: {told}" in lab.log()
+        assert flows.wait(run, timeout_s=WITHIN_S).state == "cancelled"

@@ -12,7 +12,7 @@ import pytest
 
 from fourfold.core.errors import Refused, Unavailable
 from fourfold.core.jobs import Exit, ExitKind, Resources
-from fourfold.core.ports.control import Gone, PoolChanged, PutOff
+from fourfold.core.ports.control import Gone, Placed, PoolChanged, PutOff
 from fourfold.core.ports.engine import Capabilities, Launch, Offer
 from fourfold.resources.pools import pool as pools
 from fourfold.resources.pools.pool import Pool, PoolPlan
@@ -20,7 +20,7 @@ from fourfold.testing.clock import MovableClock
 from fourfold.testing.engine import Course, FakeEngine
 
 WITHIN_S = 10.0
-Reported = Gone | PutOff | PoolChanged
+Reported = Gone | Placed | PutOff | PoolChanged
 
 
 class Heard:

@@ -29,8 +29,9 @@ ENVIRONMENT_PREFIX = "FOURFOLD_"
 LEAST_AWAY_S = 30.0
 _POOL = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,62}")
 _BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
-NOT_SETTINGS = frozenset({"HOME", "URL", "TOKEN", "PROJECT", "DEBUG", "OPENLINEAGE_TOKEN"})
-"""Environment variables with our prefix that say where a project is rather than what it is made of."""
+NOT_SETTINGS = frozenset({"HOME", "URL", "TOKEN", "PROJECT", "DEBUG", "OPENLINEAGE_TOKEN", "UNIT"})
+"""Environment variables with our prefix that say where a project or a process is, and not what a project is
+made of."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,7 +37,14 @@ def main() -> int:
         return 1
     threading.Thread(target=_die_with, args=(connection,), daemon=True).start()
     connection.send(
-        {"type": "hello", "role": "worker", "token": token, "pid": os.getpid(), "protocol": PROTOCOL}
+        {
+            "type": "hello",
+            "role": "worker",
+            "token": token,
+            "pid": os.getpid(),
+            "protocol": PROTOCOL,
+            "unit": os.environ.get("FOURFOLD_UNIT", ""),
+        }
     )
     # Imported while the loop hears of us: these are what a task needs.
     from fourfold.runner.durable import Replaced
@@ -64,6 +71,7 @@ def _far() -> int:
         certificate=environ["FOURFOLD_OWNER_CERTIFICATE"],
         away_s=float(environ["FOURFOLD_WORKER_AWAY_S"]),
         end=end_all,
+        unit=environ.get("FOURFOLD_UNIT", ""),
     )
     from fourfold.runner.work import Worker
 

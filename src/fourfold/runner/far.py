@@ -49,14 +49,17 @@ class FarConnection:
         certificate: str,
         away_s: float,
         end: Callable[[str], None],
+        unit: str = "",
     ) -> None:
-        """`certificate` is the fingerprint of the owner's; `end` ends this process, with a reason."""
+        """`certificate` is the fingerprint of the owner's; `end` ends this process, with a reason. `unit` is
+        where it runs, as its engine calls that."""
         self._address = address
         self._worker = worker
         self._token = token
         self._certificate = certificate
         self._away_s = away_s
         self._end = end
+        self._unit = unit
         self._life = secrets.token_hex(8)
         self._received: SimpleQueue[Frame] = SimpleQueue()
         self._code: SimpleQueue[bytes] = SimpleQueue()
@@ -124,6 +127,7 @@ class FarConnection:
                     "worker": self._worker,
                     "life": self._life,
                     "protocol": PROTOCOL,
+                    "unit": self._unit,
                     "proof": secure.proof(
                         self._token,
                         nonce=challenge["nonce"],

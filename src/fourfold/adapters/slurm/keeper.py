@@ -162,6 +162,7 @@ def environment_of(folder: str) -> dict[str, str]:
     found["FOURFOLD_JOB"] = folder
     restart = os.environ.get("SLURM_RESTART_COUNT", "0")
     found["FOURFOLD_START"] = f"{os.environ['SLURM_JOB_ID']}.{restart}"
+    found["FOURFOLD_UNIT"] = os.environ.get("SLURMD_NODENAME", socket.gethostname())
     return found
 
 

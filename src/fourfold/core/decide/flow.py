@@ -11,7 +11,30 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from fourfold.core.context import Ref
+from fourfold.core.decide.flow_events import Began as Began
+from fourfold.core.decide.flow_events import CacheAnswer as CacheAnswer
+from fourfold.core.decide.flow_events import CallMade as CallMade
+from fourfold.core.decide.flow_events import Cancel as Cancel
+from fourfold.core.decide.flow_events import CancelAsked as CancelAsked
+from fourfold.core.decide.flow_events import Command as Command
+from fourfold.core.decide.flow_events import Due as Due
+from fourfold.core.decide.flow_events import EffectDone as EffectDone
+from fourfold.core.decide.flow_events import Event as Event
+from fourfold.core.decide.flow_events import Failed as Failed
+from fourfold.core.decide.flow_events import Finished as Finished
+from fourfold.core.decide.flow_events import InputSettled as InputSettled
+from fourfold.core.decide.flow_events import Interrupted as Interrupted
+from fourfold.core.decide.flow_events import Leased as Leased
+from fourfold.core.decide.flow_events import LookUp as LookUp
+from fourfold.core.decide.flow_events import Placed as Placed
+from fourfold.core.decide.flow_events import Queue as Queue
+from fourfold.core.decide.flow_events import Refuse as Refuse
+from fourfold.core.decide.flow_events import ResumeAsked as ResumeAsked
+from fourfold.core.decide.flow_events import RunOver as RunOver
+from fourfold.core.decide.flow_events import Stop as Stop
+from fourfold.core.decide.flow_events import Tell as Tell
+from fourfold.core.decide.flow_events import Unmet as Unmet
+from fourfold.core.decide.flow_events import Wake as Wake
 from fourfold.core.decide.retry import Again, GiveUp, after_failure
 from fourfold.core.decide.transitions import TRANSITIONS, Move
 from fourfold.core.flows import (
@@ -24,7 +47,6 @@ from fourfold.core.flows import (
     FlowRun,
     RunState,
     StepCall,
-    Stored,
 )
 from fourfold.core.jobs import Exit, ExitKind, Usage
 from fourfold.core.times import Instant
@@ -38,209 +60,6 @@ class Slice:
     run: FlowRun
     calls: Mapping[CallKey, StepCall] = field(default_factory=dict)
     attempts: Mapping[CallKey, Attempt] = field(default_factory=dict)
-
-
-# Events
-
-
-@dataclass(frozen=True, slots=True)
-class CallMade:
-    """The body (in its attempt `body_attempt`) called a step. The slice holds the inputs it names."""
-
-    call: StepCall
-    body_attempt: int
-
-
-@dataclass(frozen=True, slots=True)
-class EffectDone:
-    """The body did something itself; `call` holds the outcome."""
-
-    call: StepCall
-    body_attempt: int
-
-
-@dataclass(frozen=True, slots=True)
-class InputSettled:
-    """One of the calls that `key` waits for has settled. The slice holds both."""
-
-    key: CallKey
-    dep: CallKey
-
-
-@dataclass(frozen=True, slots=True)
-class CacheAnswer:
-    """What the cache said. `source` is empty for a miss, and `reason` says why."""
-
-    key: CallKey
-    cache_key: str
-    source: str = ""
-    result: Stored | None = None
-    reads: tuple[Ref, ...] = ()
-    writes: tuple[Ref, ...] = ()
-    reason: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Leased:
-    """A worker on a unit was found for the call."""
-
-    key: CallKey
-    worker: str
-    unit: str
-    log_start: int
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Began:
-    """The worker said that it began."""
-
-    key: CallKey
-    n: int
-
-
-@dataclass(frozen=True, slots=True)
-class Finished:
-    """An attempt ended well."""
-
-    key: CallKey
-    n: int
-    result: Stored | None
-    usage: Usage = Usage()
-    reads: tuple[Ref, ...] = ()
-    writes: tuple[Ref, ...] = ()
-    log_end: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Failed:
-    """An attempt ended badly."""
-
-    key: CallKey
-    n: int
-    failure: Failure
-    usage: Usage = Usage()
-    exit_code: int | None = None
-    log_end: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Interrupted:
-    """An attempt ended through no fault of the call or its worker: the loop restarted, or it never began."""
-
-    key: CallKey
-    n: int
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Due:
-    """The wait before a retry is over."""
-
-    key: CallKey
-
-
-@dataclass(frozen=True, slots=True)
-class Unmet:
-    """No unit can ever give what the call asks for."""
-
-    key: CallKey
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class CancelAsked:
-    """Somebody wants the run to end. The slice holds its open calls."""
-
-    why: str
-
-
-@dataclass(frozen=True, slots=True)
-class ResumeAsked:
-    """Somebody wants an ended run to go on. The slice holds all its calls."""
-
-
-Event = (
-    CallMade
-    | EffectDone
-    | InputSettled
-    | CacheAnswer
-    | Leased
-    | Began
-    | Finished
-    | Failed
-    | Interrupted
-    | Due
-    | Unmet
-    | CancelAsked
-    | ResumeAsked
-)
-
-
-# Commands
-
-
-@dataclass(frozen=True, slots=True)
-class Queue:
-    """Find a worker for the call."""
-
-    key: CallKey
-
-
-@dataclass(frozen=True, slots=True)
-class LookUp:
-    """Ask the cache before finding a worker."""
-
-    key: CallKey
-
-
-@dataclass(frozen=True, slots=True)
-class Wake:
-    """Send `Due` at this time."""
-
-    key: CallKey
-    at: Instant
-
-
-@dataclass(frozen=True, slots=True)
-class Tell:
-    """The call has settled: tell the body and those who wait for it, and remember it if it may be cached."""
-
-    key: CallKey
-
-
-@dataclass(frozen=True, slots=True)
-class Stop:
-    """End this attempt's process."""
-
-    key: CallKey
-    n: int
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Refuse:
-    """Tell the body that what it said does not count."""
-
-    key: CallKey
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class RunOver:
-    """The run has ended."""
-
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Cancel:
-    """The run has ended: cancel those of its calls that are open."""
-
-    reason: str
-
-
-Command = Queue | LookUp | Wake | Tell | Stop | Refuse | RunOver | Cancel
 
 
 def decide(state: Slice, event: Event, now: Instant) -> tuple[Slice, tuple[Command, ...]]:
@@ -258,6 +77,8 @@ def decide(state: Slice, event: Event, now: Instant) -> tuple[Slice, tuple[Comma
             return _leased(state, event, now)
         case Began():
             return _began(state, event, now)
+        case Placed():
+            return _placed(state, event)
         case Finished():
             return _finished(state, event, now)
         case Failed():
@@ -395,9 +216,24 @@ def _began(state: Slice, event: Began, now: Instant) -> tuple[Slice, tuple[Comma
     call, attempt = state.calls[event.key], state.attempts.get(event.key)
     if attempt is None or attempt.n != event.n or call.state is not CallState.leased:
         return state, ()  # of an earlier attempt, cancelled meanwhile, or told twice
-    call = _move(call, Move.start, f"on {attempt.unit or attempt.worker}", started_at=now)
+    call = _move(call, Move.start, _where(attempt), started_at=now)
     attempts = {**state.attempts, call.key: replace(attempt, started_at=now)}
     return _with(replace(state, attempts=attempts), call), ()
+
+
+def _placed(state: Slice, event: Placed) -> tuple[Slice, tuple[Command, ...]]:
+    call, attempt = state.calls[event.key], state.attempts.get(event.key)
+    if attempt is None or attempt.n != event.n or attempt.unit == event.unit:
+        return state, ()
+    moved = replace(attempt, unit=event.unit)
+    state = replace(state, attempts={**state.attempts, call.key: moved})
+    if call.state is CallState.running and call.reason == _where(attempt):
+        state = _with(state, replace(call, reason=_where(moved)))
+    return state, ()
+
+
+def _where(attempt: Attempt) -> str:
+    return f"on {attempt.unit or attempt.worker}"
 
 
 def _finished(state: Slice, event: Finished, now: Instant) -> tuple[Slice, tuple[Command, ...]]:

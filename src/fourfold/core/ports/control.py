@@ -59,6 +59,8 @@ class Joined:
     """The task (run, call, attempt) that it works on or worked on last."""
     is_done: bool = False
     """Whether it is done with that, and keeps the result until it is wanted."""
+    unit: str = ""
+    """Where it runs, by the name that leases and records carry; "" where it cannot tell."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,15 @@ class Away:
     """A worker that outlives its connection cannot be reached now."""
 
     worker: str
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """Its engine has told on which unit a worker runs, where it chose that by itself."""
+
+    worker: str
+    unit: str
+    """By the name that leases and records carry."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +121,7 @@ class PoolChanged:
     pool: str
 
 
-Arrival = Message | Joined | Preparing | Unready | Away | Gone | PutOff | PoolChanged
+Arrival = Message | Joined | Placed | Preparing | Unready | Away | Gone | PutOff | PoolChanged
 
 
 class Control(Protocol):

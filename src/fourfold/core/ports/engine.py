@@ -39,7 +39,11 @@ class Launch:
     argv: tuple[str, ...]
     kind: Literal["job", "service"] = "job"
     env: Mapping[str, str] = field(default_factory=dict)
-    """Added to a small clean environment; never the whole environment of the control process."""
+    """Added to a small clean environment; never the whole environment of the control process.
+
+    An engine that chooses among several units by itself adds `FOURFOLD_UNIT`, where it can: the name of the
+    one that the process is on, as its offers have it.
+    """
     cwd: str = ""
     resources: Resources = Resources()
     image: str = ""

@@ -99,6 +99,8 @@ class Crew:
     def joined(self, arrival: Joined) -> None:
         """A worker has connected: for the first time, or again."""
         worker = self.workers.get(arrival.worker)
+        if arrival.unit:
+            self.placed(arrival.worker, arrival.unit)
         if arrival.life:
             self._rejoined(worker, arrival)
         elif worker is not None:
@@ -115,6 +117,12 @@ class Crew:
         if worker is None or answer is Rejoin.refuse:
             self._control.send(name, {"type": "refused", "key": "", "reason": reason, "is_stale": True})
             return
+        if worker.stopping is not None and worker.task is not None:
+            # Its engine could not end it while it was out of reach; busy, it would not hear a polite word.
+            told = f"it was to end: {worker.stopping[1]}"
+            self._control.send(name, {"type": "refused", "key": "", "reason": told, "is_stale": True})
+            self._later(lambda: self._control.stop(name, grace_s=self._settings.stop_grace_s))
+            return
         worker.is_joined, worker.life, worker.away_since = True, arrival.life, None
         worker.join_count += 1
         tells = answer is Rejoin.tell_result
@@ -123,6 +131,19 @@ class Crew:
             self._control.send(name, {"type": "exit"})
         elif answer is Rejoin.take_task and worker.task is not None:
             self._begin(worker, worker.task)
+
+    def placed(self, name: str, unit: str) -> None:
+        """An engine tells where a worker is. What it does, and will do, is on record there."""
+        if (worker := self.workers.get(name)) is None or worker.unit == unit:
+            return
+        worker.unit = unit
+        if worker.task is not None and (flow := self._flows.get(worker.task[0])) is not None:
+            self._is_at(flow, CallKey(worker.task[1]), worker.task[2], unit)
+
+    def _is_at(self, flow: OpenFlow, key: CallKey, n: int, unit: str) -> None:
+        self._apply(flow, rules.Placed(key, n, unit))
+        if self.unit(unit) is not None:  # else it is one of those beyond the pool's bound: the lease stays
+            self.placing.move(flow.run.id, key, unit)
 
     def preparing(self, name: str) -> None:
         """A worker that has not begun was heard of: it is not away."""
@@ -275,6 +296,8 @@ class Crew:
         task = (run.id, turn.key, call.attempt + 1)
         self.workers.give(worker, task)
         self._apply(flow, rules.Leased(turn.key, worker.name, turn.unit, worker.log_end, turn.reason))
+        if worker.unit != turn.unit:
+            self._is_at(flow, turn.key, task[2], worker.unit)
         if is_new:
             name = worker.name
             self._later(lambda: self._launch(name))

@@ -40,6 +40,7 @@ from fourfold.core.ports.control import (
     Gone,
     Joined,
     Message,
+    Placed,
     PoolChanged,
     Preparing,
     PutOff,
@@ -191,6 +192,8 @@ class Loop:
                 self.crew.joined(arrival)
             case Away(name):
                 self.crew.away(name)
+            case Placed(name, unit):
+                self.crew.placed(name, unit)
             case Preparing(name):
                 self.crew.preparing(name)
             case Unready():

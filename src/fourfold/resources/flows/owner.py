@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fourfold.core.decide.pools import unit_name
 from fourfold.core.flows import Code
 from fourfold.core.ports.clock import Clock
 from fourfold.core.ports.control import Arrival, Away, Gone, Joined, Message, PoolView, PutOff, WorkerSpec
@@ -27,6 +28,7 @@ from fourfold.core.ports.engine import Capabilities, Launch
 from fourfold.core.ports.flow_store import FlowStore
 from fourfold.core.settings import ENVIRONMENT_PREFIX, NOT_SETTINGS
 from fourfold.core.times import seconds_between
+from fourfold.core.values import replace
 from fourfold.resources.flows import secure
 from fourfold.resources.flows.certificate import identity, secret
 from fourfold.resources.flows.connection import private_folder, socket_path
@@ -328,6 +330,10 @@ class Owner:
     def _joined(self, joined: Joined) -> None:
         if (pool := self._at.get(joined.worker)) is not None:
             pool.joined(joined.worker)
+            if joined.unit:
+                joined = replace(joined, unit=unit_name(pool.plan.name, joined.unit))
+            else:
+                pool.find_unit(joined.worker)
         self.loop.post(joined)
 
     def _left(self, peer: str, *, is_worker: bool, is_far: bool) -> None:

@@ -305,7 +305,7 @@ class Peers:
             peer.name = f"client_{self._client_count}"
         self._peers[peer.name] = peer
         if peer.is_worker:
-            self._joined(Joined(peer.name))
+            self._joined(Joined(peer.name, unit=str(header.get("unit", ""))))
 
     def _take_far(self, peer: Peer, header: dict[str, Any]) -> None:
         """A worker on another machine says who it is, and shows that it has the token of that name."""
@@ -331,7 +331,8 @@ class Peers:
             self._drop(peer)
             return
         has = header.get("has")
-        joined = Joined(worker, life, (str(has[0]), str(has[1]), int(has[2])) if has else None)
+        task = (str(has[0]), str(has[1]), int(has[2])) if has else None
+        joined = Joined(worker, life, task, unit=str(header.get("unit", "")))
         other = self._peers.get(worker)
         if other is not None and other.life != life:
             told = "another process is this worker: its job was started twice"

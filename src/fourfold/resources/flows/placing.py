@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fourfold.core.decide.place import HEADS, Lease, Start, Waiting, place
 from fourfold.core.flows import CallKey, CallKind, StepCall
@@ -60,6 +60,12 @@ class Placing:
         self.leases[run, call.key] = Lease(
             f"{run}/{call.key}", unit, asked.cpu.low, round(asked.memory_bytes.low), asked.gpu.low
         )
+
+    def move(self, run: str, key: CallKey, unit: str) -> None:
+        """What an attempt holds is on another unit than was thought."""
+        if (lease := self.leases.get((run, key))) is not None and lease.unit != unit:
+            self.leases[run, key] = replace(lease, unit=unit)
+            self._has_changed = True
 
     def release(self, run: str, key: CallKey) -> None:
         """An attempt has ended: what it held is free."""

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from fourfold.core.decide.pools import unit_name
 from fourfold.core.errors import FourfoldError, Remedy
 from fourfold.core.jobs import Exit, ExitKind, Resources, UnitCapacity
-from fourfold.core.ports.control import Gone, PoolChanged, PoolView, PutOff
+from fourfold.core.ports.control import Gone, Placed, PoolChanged, PoolView, PutOff
 from fourfold.core.ports.engine import Capabilities, Engine, JobStatus, Launch, Offer, Phase
 
 START_TIMEOUT_S = 60.0
@@ -34,7 +34,7 @@ REFRESH_S = 30.0
 
 _OVER = (Phase.ended, Phase.unknown)
 
-Report = Callable[[Gone | PutOff | PoolChanged], None]
+Report = Callable[[Gone | Placed | PutOff | PoolChanged], None]
 Make = Callable[[Capabilities], Launch]
 """Makes a launch for an engine that can do so much."""
 
@@ -121,6 +121,11 @@ class Pool:
         self._launched.pop(worker, None)
         self._left.discard(worker)
         self._preparing.discard(worker)
+
+    def find_unit(self, worker: str) -> None:
+        """Ask where a worker is that cannot tell, and report it: an engine may choose by itself."""
+        if len(self.view.units) > 1:
+            self._beside.submit(self._find_unit, worker)
 
     def preparing(self, worker: str, *, is_there: bool) -> None:
         """What starts a worker has connected, or has left: while it is there, the worker is not late."""
@@ -226,6 +231,12 @@ class Pool:
                 status = self._engine.wait([worker], END_WITHIN_S)[worker]
             ended = status.exit
         self._gone(worker, ended or Exit(ExitKind.worker_lost, "its process ended"))
+
+    def _find_unit(self, worker: str) -> None:
+        with contextlib.suppress(Exception):
+            assert self._engine is not None
+            if unit := self._engine.status([worker])[worker].unit:
+                self._report(Placed(worker, unit_name(self.plan.name, unit)))
 
     def _gone(self, worker: str, ended: Exit) -> None:
         self._launched.pop(worker, None)
