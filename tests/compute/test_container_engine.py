@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -318,6 +319,44 @@ def test_memory_is_held_by_the_kernel_below_and_above_the_limit(engine: Containe
     peak = engine.usage("fits").memory_peak_bytes
     assert peak is not None
     assert 48 << 20 <= peak <= 96 << 20
+
+
+def test_bytes_over_a_network_of_its_own_are_counted_and_elsewhere_known_or_unknown(
+    engine: ContainerEngine, tmp_path: Path, label: str
+) -> None:
+    engine.submit(Launch("closed", python("print(1)")))
+    ended(engine, "closed")
+    assert engine.usage("closed").network_bytes == 0  # it had none
+
+    serve = """
+import os, socket, sys
+server = socket.create_server(("", int(os.environ["FOURFOLD_PORT"])))
+while True:
+    talk, _ = server.accept()
+    while talk.recv(1 << 16):
+        pass
+"""
+    engine.submit(Launch("open", python(serve), listens=True))
+    sent = 4 << 20
+    eventually(lambda: engine.status(["open"])["open"].address)
+    host, _, port = engine.status(["open"])["open"].address.removeprefix("http://").partition(":")
+    eventually(lambda: _sent(host, int(port), sent))
+    eventually(lambda: (engine.usage("open").network_bytes or 0) >= sent)
+    engine.stop("open", 0)
+    ended(engine, "open")
+    assert (engine.usage("open").network_bytes or 0) >= sent  # also after its end, and for another process
+    again = opened(tmp_path, label)
+    assert (again.usage("open").network_bytes or 0) >= sent
+    again.close()
+
+
+def _sent(host: str, port: int, count: int) -> bool:
+    try:
+        with socket.create_connection((host, port), timeout=ENDS_S) as talk:
+            talk.sendall(bytes(count))
+    except OSError:
+        return False
+    return True
 
 
 def test_nothing_is_left_in_the_folder_that_we_were_called_from(

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tests.compute.test_local_engine import UNIT
 
-from fourfold.adapters.containers import ContainerEngine, ContainerSettings, groups
+from fourfold.adapters.containers import ContainerEngine, ContainerSettings, groups, traffic
 from fourfold.adapters.containers.groups import Reading
 from fourfold.adapters.containers.reading import Asked, Marks, exit_of, times
 from fourfold.core.errors import Missing, Refused, Unavailable
@@ -72,6 +72,28 @@ def test_groups_of_version_2_are_made_read_and_removed(tmp_path: Path) -> None:
 def test_without_groups_nothing_is_made_up(tmp_path: Path) -> None:
     assert groups.made("j", tmp_path) == ""
     assert groups.reading("j", tmp_path) == Reading()
+
+
+def test_the_bytes_of_all_devices_but_loopback_count_and_those_of_a_shared_network_do_not(
+    tmp_path: Path,
+) -> None:
+    table = (
+        "Inter-|   Receive    |  Transmit\n face |bytes packets errs |bytes\n"
+        "    lo: 500 5 0 0 0 0 0 0 500 5 0 0 0 0 0 0\n  eth0: 1000 5 0 0 0 0 0 0 200 5 0 0 0 0 0 0\n"
+    )
+    for pid, network in (("self", "net:[1]"), ("7", "net:[2]"), ("8", "net:[1]")):
+        (tmp_path / pid / "ns").mkdir(parents=True)
+        (tmp_path / pid / "net").mkdir()
+        (tmp_path / pid / "ns/net").symlink_to(network)
+        (tmp_path / pid / "net/dev").write_text(table)
+    job = tmp_path / "job"
+    job.mkdir()
+    assert traffic.last(job, "bridge") is None
+    assert traffic.looked(8, job, tmp_path) is None
+    assert traffic.looked(7, job, tmp_path) == traffic.last(job, "bridge") == 1200
+    assert traffic.looked(9, job, tmp_path) is None  # gone meanwhile: what was seen stays
+    assert traffic.last(job, "bridge") == 1200
+    assert traffic.last(tmp_path, "none") == 0
 
 
 @pytest.mark.parametrize(

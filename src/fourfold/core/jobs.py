@@ -67,7 +67,8 @@ class Usage:
     disk_wait_s: float | None = None
     """How long it stood waiting for the disk, as the kernel counts or as looks have met it."""
     network_bytes: int | None = None
-    """Sent and received. No kernel counts this by process; only a job with a network of its own can tell."""
+    """Sent and received, as the last look saw it. No kernel counts this by process; only a job with a network
+    of its own can tell."""
     gpu_s: float | None = None
     """Seconds of work of all GPUs together, as NVML counts it (a kernel was running, however small)."""
     gpu_memory_peak_bytes: int | None = None

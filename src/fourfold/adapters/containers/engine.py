@@ -22,7 +22,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from fourfold.adapters.containers import groups, reading
+from fourfold.adapters.containers import groups, reading, traffic
 from fourfold.adapters.containers.podman import KEY, PROJECT, Podman
 from fourfold.adapters.containers.reading import Asked, Marks
 from fourfold.adapters.containers.settings import ContainerSettings, check_image
@@ -133,7 +133,8 @@ class ContainerEngine:
             self._podman.create(words, env)
         state = str(found[0]["State"]) if found else "created"
         asks = launch.resources
-        asked = Asked(launch.key, launch.argv[0], _memory_limit(asks), asks.time_limit_s)
+        network = self._network(launch)
+        asked = Asked(launch.key, launch.argv[0], _memory_limit(asks), asks.time_limit_s, network=network)
         _write(folder / "job.json", asked)
         if state in reading.NOT_STARTED:
             self._podman.begin(name, folder / "output", is_made=state == "initialized")
@@ -259,7 +260,8 @@ class ContainerEngine:
                 if not (folder / "flooding").exists():
                     (folder / "flooding").touch()
                 self._podman.stop(name, 0)
-        return status, _usage(max(0.0, time.time() - began / SECOND_US), groups.reading(name))
+        moved = traffic.looked(status.pid, folder) if status.pid else None
+        return status, _usage(max(0.0, time.time() - began / SECOND_US), groups.reading(name), moved)
 
     def _end(self, key: str, name: str, state: Mapping[str, Any]) -> tuple[JobStatus, Usage]:
         folder = self._folder / name
@@ -271,7 +273,7 @@ class ContainerEngine:
         asked = _asked(folder) or Asked(key)
         exit_ = reading.exit_of(int(state["ExitCode"]), wall_s, asked, marks, used, first)
         status = JobStatus(key, Phase.ended, self._unit.name, began, ended_at, exit_)
-        return status, _usage(wall_s, used)
+        return status, _usage(wall_s, used, traffic.last(folder, asked.network))
 
     def _without_word(self, key: str, kind: ExitKind, why: str) -> tuple[JobStatus, Usage]:
         return JobStatus(key, Phase.ended, self._unit.name, exit=Exit(kind, why)), Usage()
@@ -290,9 +292,7 @@ class ContainerEngine:
 
     def _words(self, launch: Launch, name: str, image: str, cwd: str) -> tuple[list[str], dict[str, str]]:
         settings, asks = self._settings, launch.resources
-        network = settings.network
-        if launch.listens and network == "none":
-            network = "bridge"
+        network = self._network(launch)
         words = ["--name", name, "--label", f"{PROJECT}={self._label}", "--label", f"{KEY}={launch.key}"]
         words += ["--pull=never", "--init", "--read-only", "--cap-drop=all", "--entrypoint", ""]
         words += ["--security-opt=no-new-privileges", "--log-driver=passthrough", f"--network={network}"]
@@ -322,6 +322,11 @@ class ContainerEngine:
             # By name alone podman takes the value from its environment: no other user's `ps` shows a token.
             words += ["--env", each if each in hidden else f"{each}={text}"]
         return [*words, image, *launch.argv], hidden
+
+    def _network(self, launch: Launch) -> str:
+        """What listens can be reached, and for that it has a network, whatever the others have."""
+        is_closed = self._settings.network == traffic.NONE
+        return "bridge" if launch.listens and is_closed else self._settings.network
 
     def _mounts(self) -> list[tuple[str, bool]]:
         own = [(str(self._project), self._settings.project == "rw")]
@@ -398,9 +403,10 @@ def _memory_limit(asks: Resources) -> int | None:
     return None if high is None else max(LEAST_MEMORY_BYTES, int(high))
 
 
-def _usage(wall_s: float, used: groups.Reading) -> Usage:
+def _usage(wall_s: float, used: groups.Reading, network_bytes: int | None) -> Usage:
     # A group's peak counts cached files too.
-    return Usage(wall_s, used.cpu_s, used.memory_peak_bytes, memory_peak_is_exact=False)
+    peak = used.memory_peak_bytes
+    return Usage(wall_s, used.cpu_s, peak, memory_peak_is_exact=False, network_bytes=network_bytes)
 
 
 def _piece(path: Path, offset: int, limit_bytes: int) -> tuple[bytes, int]:

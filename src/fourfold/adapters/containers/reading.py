@@ -34,6 +34,8 @@ class Asked:
     time_limit_s: float | None = None
     boot: str = ""
     """The machine's boot in which it was started; "" before."""
+    network: str = ""
+    """podman's word for its network; "" of jobs of before it was kept."""
 
 
 @dataclass(frozen=True, slots=True)
