@@ -28,6 +28,19 @@ def test_show_tells_state_use_and_cost_of_each_step_and_what_it_waited_for(
     assert all(a["usage"]["cpu_s"] is not None for a in graph["attempts"])
 
 
+def test_all_steps_of_a_flow_are_advised_at_once(fourfold: Fourfold, project: Path) -> None:
+    told = fourfold("job", "advise", "--flow", "squares")
+    assert told.code == 0
+    assert {line.split()[0] for line in told.lines[1:]} == {"square", "total"}
+    assert "steps ran often enough to propose a size" in told.err
+    whole = fourfold("job", "advise", "--flow", "squares", "-o", "json").json
+    assert [step["name"] for step in whole["steps"]] == ["square", "total"]
+    nearest = fourfold("job", "advise", "--flow", "sqares")
+    assert (nearest.code, "did you mean 'squares'?" in nearest.err) == (1, True)
+    both = fourfold("job", "advise", "square", "--flow", "squares")
+    assert "not both" in both.err
+
+
 BUSY = """
 import time
 import fourfold as ff

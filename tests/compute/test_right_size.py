@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fourfold.core.compute import Account, Bound, Held, Job, JobReport, Unit
-from fourfold.core.decide.right_size import FEWEST_RUNS, right_size
+from fourfold.core.decide.right_size import FEWEST_RUNS, right_size, right_size_flow
 from fourfold.core.jobs import Exit, ExitKind, Usage
 from fourfold.core.times import Instant
 
@@ -75,6 +77,42 @@ def test_what_was_not_measured_is_unknown() -> None:
 
 def test_what_ran_within_another_job_is_no_evidence() -> None:
     assert right_size("fit", [ran(i, held=Held(0.0)) for i in range(9)]).run_count == 0
+
+
+def of_flow(step: str, run: str, at: int, *, kind: ExitKind = ExitKind.ok, cores: float = 1.0) -> Job:
+    job = ran(at, kind=kind, cores=cores)
+    return replace(job, report=replace(job.report, name=step, flow_run=run, key=f"{run}/{step}@{at}"))
+
+
+def test_all_steps_of_a_flow_are_sized_at_once_from_its_own_runs() -> None:
+    runs = [f"r{index}" for index in range(6)]
+    jobs = [of_flow("fit", run, at) for at, run in enumerate(runs)]
+    jobs += [of_flow("clean", run, 10 * at + n) for at, run in enumerate(runs) for n in range(3)]
+    jobs += [of_flow("rare", "r0", 99), of_flow("fit", "of another flow", 98, cores=4.0)]
+    jobs.append(of_flow("clean", "r1", 97, kind=ExitKind.out_of_memory))
+    advice = right_size_flow("nightly", runs, jobs, lambda job: UNIT)
+    sizes = {each.name: each for each in advice.steps}
+    assert sorted(sizes) == ["clean", "fit", "rare"]
+    assert (sizes["fit"].run_count, sizes["fit"].cpu) == (6, 1.0)
+    assert sizes["rare"].cpu is None
+    fit, clean = (sizes[name].saving_nanousd_per_run for name in ("fit", "clean"))
+    assert fit is not None
+    assert clean is not None
+    assert advice.saving_nanousd_per_run == fit + 3 * clean
+    assert advice.sentences[:3] == (
+        "Of 6 runs: 2 of 3 steps ran often enough to propose a size.",
+        "Too few runs: rare.",
+        "Ended for memory: clean.",
+    )
+    assert "A run of the flow would cost" in advice.sentences[3]
+
+
+def test_a_flow_whose_steps_left_no_record_is_told_so() -> None:
+    advice = right_size_flow("nightly", ["r0"], [], lambda job: UNIT)
+    assert (advice.steps, advice.saving_nanousd_per_run) == ((), None)
+    assert advice.sentences == ("No step of its 1 run is on record.",)
+    unknown = right_size_flow("nightly", ["r0"], [of_flow("fit", "r0", 1)], lambda job: None)
+    assert unknown.sentences[-1] == "What it would save is unknown."
 
 
 jobs = st.lists(

@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import click
 
 from fourfold.cli.main import Verbs
 from fourfold.cli.opened import services
-from fourfold.cli.output import Column, output_option, percent, seconds, show, show_one, size, took, when
+from fourfold.cli.output import (
+    Column,
+    note,
+    output_option,
+    percent,
+    seconds,
+    show,
+    show_one,
+    size,
+    took,
+    when,
+)
 from fourfold.cli.sparks import over_time
+
+if TYPE_CHECKING:
+    from fourfold.core.compute import SizeAdvice
 
 
 @click.group(cls=Verbs, name="job")
@@ -95,31 +110,27 @@ def show_job(key: str, output: str) -> None:
 
 @command.command("advise")
 @click.argument("step", required=False)
+@click.option("--flow", default="", help="All steps of this flow, from its own runs.")
 @output_option
-def advise(step: str | None, output: str) -> None:
+def advise(step: str | None, flow: str, output: str) -> None:
     """What steps should ask for, from their recorded runs."""
     from fourfold.core.compute import Spread
-    from fourfold.core.decide.right_size import FEWEST_RUNS
 
+    if flow and step:
+        raise click.UsageError("name a step, or a flow with --flow, not both")
     with services() as opened:
+        if flow:
+            whole = opened.flows.advise(flow)
+            if output != "table":
+                show_one(whole, (), output)
+                return
+            _sizes(whole.steps, output)
+            for each in whole.sentences:
+                note(each)
+            return
         found = opened.compute.advise(step)
     if step is None:
-        show(
-            found,
-            [
-                Column("STEP", lambda a: a.name),
-                Column("RUNS", lambda a: a.run_count, is_number=True),
-                Column("OUT OF MEMORY", lambda a: a.out_of_memory_count, is_number=True),
-                Column("HELD", lambda a: f"{a.held.cpu:g} cores, {size(a.held.memory_bytes)}"),
-                Column("CPU", lambda a: "" if a.cpu is None else f"{a.cpu:g}", is_number=True),
-                Column("MEMORY", lambda a: size(a.memory_bytes), is_number=True),
-                Column("TIMEOUT", lambda a: seconds(a.time_limit_s), is_number=True),
-                Column("SAVES", lambda a: _money(a.saving_nanousd_per_run), is_number=True),
-                Column("", lambda a: "" if a.run_count >= FEWEST_RUNS else "too few runs"),
-            ],
-            output,
-            nothing="no steps ended yet",
-        )
+        _sizes(found, output)
         return
     (advice,) = found
 
@@ -148,6 +159,29 @@ def advise(step: str | None, output: str) -> None:
             ("advice", " ".join(advice.sentences)),
         ],
         output,
+    )
+
+
+def _sizes(found: Sequence[SizeAdvice], output: str) -> None:
+    from fourfold.core.decide.right_size import FEWEST_RUNS
+
+    show(
+        found,
+        [
+            Column("STEP", lambda a: a.name),
+            Column("RUNS", lambda a: a.run_count, is_number=True),
+            Column("OUT OF MEMORY", lambda a: a.out_of_memory_count, is_number=True),
+            Column("PEAK p95", lambda a: size(a.memory_peak_bytes and int(a.memory_peak_bytes.p95))),
+            Column("BUSY p95", lambda a: f"{a.cores_busy.p95:.2g}" if a.cores_busy else "", is_number=True),
+            Column("HELD", lambda a: f"{a.held.cpu:g} cores, {size(a.held.memory_bytes)}"),
+            Column("CPU", lambda a: "" if a.cpu is None else f"{a.cpu:g}", is_number=True),
+            Column("MEMORY", lambda a: size(a.memory_bytes), is_number=True),
+            Column("TIMEOUT", lambda a: seconds(a.time_limit_s), is_number=True),
+            Column("SAVES", lambda a: _money(a.saving_nanousd_per_run), is_number=True),
+            Column("", lambda a: "" if a.run_count >= FEWEST_RUNS else "too few runs"),
+        ],
+        output,
+        nothing="no steps ended yet",
     )
 
 

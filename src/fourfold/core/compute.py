@@ -310,6 +310,22 @@ class SizeAdvice:
 
 
 @dataclass(frozen=True, slots=True)
+class FlowAdvice:
+    """What all steps of a flow should ask for, from its own runs."""
+
+    flow: str
+    run_count: int
+    """Its newest runs that were looked at, however they ended."""
+    steps: tuple[SizeAdvice, ...]
+    """By name."""
+    saving_nanousd_per_run: int | None
+    """Of a run of the flow, each step as often as it ran in the middle of its runs; `None` where no step
+    tells."""
+    sentences: tuple[str, ...]
+    """All of it in words."""
+
+
+@dataclass(frozen=True, slots=True)
 class EnvironmentRecord:
     """An environment that something ran in or was built for; `lock` is the text that rebuilds it."""
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+import statistics
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 
-from fourfold.core.compute import Held, Job, SizeAdvice, Spread, Unit, usd_text
+from fourfold.core.compute import FlowAdvice, Held, Job, SizeAdvice, Spread, Unit, usd_text
 from fourfold.core.decide.account import TOO_SHORT_S, cost_nanousd, unit_share
 from fourfold.core.jobs import ExitKind
 from fourfold.core.quantities import bytes_text
@@ -19,6 +21,9 @@ AFTER_OUT_OF_MEMORY = 1.5
 TIME_HEADROOM = 2.0
 ALL_BUSY = 0.9
 """From this share of the cores held, what is busy says what it was given, not what it could use."""
+
+UnitOf = Callable[[Job], Unit | None]
+"""The unit that a job was on, where it is known."""
 
 _MIB = 1 << 20
 _CORE_SLACK = 0.1
@@ -70,6 +75,53 @@ def right_size(name: str, jobs: Iterable[Job], *, unit: Unit | None = None) -> S
         saving_nanousd_per_run=saving,
         sentences=tuple(_sentences(len(good), held, peaks, busy, memory, cpu, len(starved), saving)),
     )
+
+
+def right_size_flow(flow: str, run_ids: Sequence[str], jobs: Iterable[Job], unit_of: UnitOf) -> FlowAdvice:
+    """Propose the sizes of all steps of a flow, from the jobs of these runs of it.
+
+    A step that other flows have too is judged by what it did in this one.
+    """
+    by_step: dict[str, list[Job]] = {}
+    for job in jobs:
+        if job.report.flow_run in run_ids and job.report.held.cpu > 0:
+            by_step.setdefault(job.report.name, []).append(job)
+    steps = []
+    for name in sorted(by_step):
+        newest = min(by_step[name], key=_newest_first)
+        steps.append(right_size(name, by_step[name], unit=unit_of(newest)))
+    told = [
+        each.saving_nanousd_per_run * _times_in_a_run(by_step[each.name])
+        for each in steps
+        if each.saving_nanousd_per_run is not None
+    ]
+    saving = sum(told) if told else None
+    return FlowAdvice(flow, len(run_ids), tuple(steps), saving, tuple(_of_flow(run_ids, steps, told)))
+
+
+def _times_in_a_run(jobs: Sequence[Job]) -> int:
+    """How often a step ran well in the middle of the runs in which it did."""
+    counts = Counter(job.report.flow_run for job in jobs if job.report.exit.kind is ExitKind.ok)
+    return statistics.median_high(counts.values()) if counts else 0
+
+
+def _of_flow(run_ids: Sequence[str], steps: Sequence[SizeAdvice], told: Sequence[int]) -> Iterable[str]:
+    runs = f"{len(run_ids)} {'run' if len(run_ids) == 1 else 'runs'}"
+    if not steps:
+        yield f"No step of its {runs} is on record."
+        return
+    few = [each.name for each in steps if each.run_count < FEWEST_RUNS]
+    yield f"Of {runs}: {len(steps) - len(few)} of {len(steps)} steps ran often enough to propose a size."
+    if few:
+        yield f"Too few runs: {', '.join(few)}."
+    if starved := [each.name for each in steps if each.out_of_memory_count]:
+        yield f"Ended for memory: {', '.join(starved)}."
+    if not told:
+        yield "What it would save is unknown."
+    elif sum(told) >= 0:
+        yield f"A run of the flow would cost {usd_text(sum(told))} less."
+    else:
+        yield f"A run of the flow would cost {usd_text(-sum(told))} more, and hold what it takes."
 
 
 def _memory(peaks: Spread | None, starved: Sequence[Job]) -> int | None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from fourfold.core.compute import (
     EnvironmentRecord,
+    FlowAdvice,
     Job,
     JobReport,
     JobTotals,
@@ -153,6 +155,10 @@ class Compute(Protocol):
         The room's own `service.Compute.record_in(connection, reports)` does the same within a unit of
         work that is already open.
         """
+        ...
+
+    def advise_flow(self, flow: str, flow_runs: Sequence[str]) -> FlowAdvice:
+        """What all steps of these runs of one flow should ask for. The flows room knows a flow's runs."""
         ...
 
     def present_environment(self) -> Environment:

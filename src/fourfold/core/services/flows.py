@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+from fourfold.core.compute import FlowAdvice
 from fourfold.core.flows import (
     DeployedFlow,
     FlowRun,
@@ -148,6 +149,14 @@ class Flows(Protocol):
     @route("POST /flows/{flow}/start", needs=Role.editor)
     def start(self, flow: str, *, params: Mapping[str, Any] | None = None, key: str = "") -> FlowRun:
         """Run a deployed flow now."""
+        ...
+
+    @route("GET /flows/{flow}/advice", needs=Role.viewer)
+    def advise(self, flow: str) -> FlowAdvice:
+        """What all steps of a flow should ask for, from its newest 200 runs, with the evidence.
+
+        A flow that never ran is `NotFound`, with the nearest.
+        """
         ...
 
     @route("POST /flows/{flow}/pause", needs=Role.deployer)

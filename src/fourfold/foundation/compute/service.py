@@ -13,6 +13,7 @@ from fourfold.core.compute import (
     Account,
     EnvironmentRecord,
     Figure,
+    FlowAdvice,
     Gpu,
     Job,
     JobReport,
@@ -26,7 +27,7 @@ from fourfold.core.compute import (
 from fourfold.core.decide.account import account
 from fourfold.core.decide.measured import machine_of, quality_standings, standings
 from fourfold.core.decide.pools import pool_of
-from fourfold.core.decide.right_size import right_size
+from fourfold.core.decide.right_size import right_size, right_size_flow
 from fourfold.core.environment import Environment, identify
 from fourfold.core.errors import NotFound, Refused, did_you_mean
 from fourfold.core.ports.clock import Clock
@@ -222,6 +223,10 @@ class Compute:
         return tuple(
             right_size(each, by_name[each], unit=self._unit_of(by_name[each][0])) for each in sorted(by_name)
         )
+
+    def advise_flow(self, flow: str, flow_runs: Sequence[str]) -> FlowAdvice:
+        jobs = self._tables.steps_of(flow_runs, ADVISED_JOBS)
+        return right_size_flow(flow, flow_runs, jobs, self._unit_of)
 
     def _unit_of(self, job: Job) -> Unit | None:
         return self.unit(job.report.unit) if job.report.unit in self._prices else None

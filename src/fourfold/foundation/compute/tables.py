@@ -213,6 +213,14 @@ class ComputeTables:
         with self._catalog.read() as connection:
             return tuple(_job(row) for row in connection.execute(query).mappings())
 
+    def steps_of(self, flow_runs: Sequence[str], limit: int) -> tuple[Job, ...]:
+        """Steps of these runs that held something of their unit, newest first."""
+        query = sa.select(JOB, *USED).join(USE, JOB.c.key == USE.c.key, isouter=True)
+        query = query.where(JOB.c.kind == "step", JOB.c.held_cpu > 0, JOB.c.flow_run.in_(flow_runs))
+        query = query.order_by(JOB.c.ended_at_us.desc(), JOB.c.key).limit(limit)
+        with self._catalog.read() as connection:
+            return tuple(_job(row) for row in connection.execute(query).mappings())
+
     def newest_keys(self, limit: int = 200) -> tuple[str, ...]:
         with self._catalog.read() as connection:
             query = sa.select(JOB.c.key).order_by(JOB.c.ended_at_us.desc()).limit(limit)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from fourfold.catalog import lineage
 from fourfold.catalog.database import Catalog
 from fourfold.core.catalog import LOCAL, principal
-from fourfold.core.compute import Job, JobReport
+from fourfold.core.compute import FlowAdvice, Job, JobReport
 from fourfold.core.context import Ref
 from fourfold.core.decide.pools import pool_of
 from fourfold.core.decide.schedule import next_tick
@@ -61,6 +61,8 @@ if TYPE_CHECKING:
 
 LOG_BYTES = 256 * 1024
 MOST_LISTED = 1000
+ADVISED_RUNS = 200
+"""So many of a flow's newest runs speak for the size of its steps."""
 
 
 class Accounts(Protocol):
@@ -69,6 +71,8 @@ class Accounts(Protocol):
     def record_in(self, connection: sa.Connection, reports: tuple[JobReport, ...]) -> tuple[Job, ...]: ...
 
     def jobs(self, flow_run: str | None = None, *, limit: int = 100) -> tuple[Job, ...]: ...
+
+    def advise_flow(self, flow: str, flow_runs: Sequence[str]) -> FlowAdvice: ...
 
 
 class FlowService:
@@ -477,6 +481,17 @@ class FlowService:
                 f"run {run_id} has made no call '{key}'", ways_on=did_you_mean(key, calls, what="its calls")
             )
         return found
+
+    def advise(self, flow: str) -> FlowAdvice:
+        runs = self._tables.runs(flow=flow, state="", before="", limit=ADVISED_RUNS)
+        if not runs or self._accounts is None:
+            from fourfold.core.errors import did_you_mean
+
+            known = {run.flow for run in self.list(limit=MOST_LISTED)}
+            raise NotFound(
+                f"no run of flow '{flow}' is on record", ways_on=did_you_mean(flow, known, what="flows")
+            )
+        return self._accounts.advise_flow(flow, [run.id for run in runs])
 
     def _unknown(self, run_id: str) -> NotFound:
         from fourfold.core.errors import did_you_mean
