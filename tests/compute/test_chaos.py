@@ -24,6 +24,8 @@ from fourfold.adapters.system_clock import SystemClock
 from fourfold.catalog.database import Catalog
 from fourfold.core.ports.engine import ExitKind, Phase
 from fourfold.core.serving import ServicePhase
+from fourfold.foundation.compute.serving.asking import asked
+from fourfold.foundation.compute.serving.pools import ServicePool, ServicePools
 from fourfold.foundation.compute.serving.service import ServiceDesk
 from fourfold.foundation.compute.serving.tables import ServiceTables
 
@@ -161,15 +163,17 @@ from fourfold.adapters.system_clock import SystemClock
 from fourfold.catalog.database import Catalog
 from fourfold.core.compute import Unit
 from fourfold.foundation.compute.serving import keeper
+from fourfold.foundation.compute.serving.pools import ServicePool, ServicePools
 from fourfold.foundation.compute.serving.tables import ServiceTables
 import time
 url, folder, name = sys.argv[1:]
 keeper.LEASE_S = 0.5
 keeper.LOOK_S = 0.05
+unit = Unit("local", cores=2, memory_bytes=8 << 30)
+pool = ServicePool("local", lambda: LocalEngine(Path(folder), unit=unit))
+pools = ServicePools({"local": pool}, here="local")
 one = keeper.ServiceKeeper(
-    ServiceTables(Catalog(url)),
-    lambda: LocalEngine(Path(folder), unit=Unit("local", cores=2, memory_bytes=8 << 30)),
-    SystemClock(), name=name, record=lambda reports: None,
+    ServiceTables(Catalog(url)), pools, SystemClock(), name=name, record=lambda reports: None
 )
 one.start()
 print("keeping", flush=True)
@@ -197,9 +201,10 @@ def test_a_service_outlives_the_kills_of_its_keeper_and_is_never_doubled(tmp_pat
     dice = random.Random(SEED)
     url, folder, told = f"sqlite:///{tmp_path}/catalog.db", tmp_path / "jobs", tmp_path / "told"
     catalog = Catalog.open(url)
-    desk = ServiceDesk(catalog, SystemClock(), engine=lambda: LocalEngine(folder, unit=UNIT))
+    pool = ServicePool("local", lambda: LocalEngine(folder, unit=UNIT))
+    desk = ServiceDesk(catalog, SystemClock(), ServicePools({"local": pool}, here="local"))
     argv = (sys.executable, "-I", "-S", "-c", SERVICE, str(told))
-    desk.start("web", argv, env={}, cwd=str(tmp_path), probe="tcp", path="/", ready_within_s=60)
+    desk.start(asked("web", argv, cwd=str(tmp_path)))
     for number in range(max(3, ROUNDS // 8)):
         process = subprocess.Popen([sys.executable, "-c", KEEPER, url, str(folder), f"keeper {number}"])
         if dice.random() < 0.6:

@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
-from pathlib import Path
-from urllib.request import urlopen
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.compute.test_local_engine import UNIT, eventually, is_gone
 
-from fourfold.adapters.local_engine import LocalEngine
-from fourfold.adapters.system_clock import SystemClock
 from fourfold.catalog.database import Catalog
 from fourfold.core.compute import JobReport
 from fourfold.core.decide.serving import (
     Answered,
     Ended,
     Event,
+    Held,
+    Renewed,
     Running,
     Stop,
     Submit,
@@ -33,23 +27,37 @@ from fourfold.core.decide.serving import (
     decide,
     wait_s,
 )
-from fourfold.core.errors import NotFound, Refused
+from fourfold.core.errors import NotFound, Refused, Unavailable
 from fourfold.core.jobs import Exit, ExitKind
-from fourfold.core.ports.engine import Launch
-from fourfold.core.serving import Probe, Restarts, ServicePhase, ServiceSpec, ServiceState, service_key
+from fourfold.core.ports.engine import Launch, Offer
+from fourfold.core.serving import (
+    MOST_STARTS,
+    Probe,
+    Restarts,
+    ServicePhase,
+    ServiceSpec,
+    ServiceState,
+    service_key,
+)
 from fourfold.core.times import Instant, after
+from fourfold.foundation.compute.serving.asking import asked
 from fourfold.foundation.compute.serving.keeper import ServiceKeeper
+from fourfold.foundation.compute.serving.pools import ServicePool, ServicePools
 from fourfold.foundation.compute.serving.service import ServiceDesk
 from fourfold.foundation.compute.serving.tables import ServiceTables
 from fourfold.testing.clock import MovableClock
 from fourfold.testing.engine import Course, FakeEngine
 
 SPEC = ServiceSpec("web", ("serve",), probe=Probe(ready_within_s=30), restarts=Restarts(most_in_row=3))
+HERE = Offer("local", 4, 16 << 30)
+LAB_UNIT = Offer("node1", 8, 64 << 30, price_usd_per_hour=2.0)
 FAILED = Exit(ExitKind.failed, "exit status 1", 1)
 
 EVENTS: st.SearchStrategy[Event] = st.one_of(
     st.booleans().map(Wanted),
-    st.just(Running("here:1")),
+    st.just(Renewed("changed")),
+    st.builds(Running, st.sampled_from(["", "here:1"]), st.sampled_from(["", "lab/node1"])),
+    st.sampled_from(["", "the pool is away"]).map(Held),
     st.builds(Ended, st.sampled_from([FAILED, None]), st.booleans()),
     st.booleans().map(Answered),
     st.just(Tick()),
@@ -90,6 +98,19 @@ def test_a_service_never_has_two_processes_and_none_that_nobody_wants(
             assert state.next_at <= after(now, SPEC.restarts.most_wait_s)
         if not state.is_wanted:
             assert state.phase in (ServicePhase.stopped, ServicePhase.ending, ServicePhase.given_up)
+        assert state.generation == sum(isinstance(each, Submit) for each in commands) + before.generation
+        assert [each.generation for each in state.starts] == sorted(each.generation for each in state.starts)
+        assert len(state.starts) == min(state.generation, MOST_STARTS)
+        if state.starts:
+            present = state.starts[-1]
+            assert present.generation == state.generation
+            assert (present.ended_at is None) == state.has_process
+            assert (present.end != "") == (not state.has_process)
+        if before.fault and state.fault:
+            assert state.failures_in_row == before.failures_in_row or isinstance(
+                event, Ended | Wanted | Renewed
+            )
+            assert isinstance(event, Ended | Wanted | Renewed) or not commands
         assert {command.key for command in again(SPEC, state)} <= live
 
 
@@ -99,14 +120,27 @@ def test_the_wait_grows_and_is_bounded(count: int) -> None:
     assert 0 < wait_s(Restarts(), count) <= wait_s(Restarts(), count + 1) <= Restarts().most_wait_s
 
 
+LONG_S = 60.0
+"""A look of an engine in memory is awaited so long, on however busy a machine."""
+
+
 class World:
-    """A keeper over an engine in memory; what services answer is said here."""
+    """A keeper over engines in memory; what services answer is said here."""
 
     def __init__(self, catalog: Catalog, clock: MovableClock) -> None:
         self.clock = clock
         self.tables = ServiceTables(catalog)
-        self.engine = FakeEngine(clock, course=self._course)
-        self.desk = ServiceDesk(catalog, clock, engine=lambda: self.engine)
+        self.engine = FakeEngine(clock, offers=(HERE,), course=self._course)
+        self.lab = FakeEngine(clock, offers=(LAB_UNIT,), course=self._course)
+        self.away = ""
+        self.pools = ServicePools(
+            {
+                "local": ServicePool("local", lambda: self.engine),
+                "lab": ServicePool("lab", self._open_lab, is_here=False, listens_at="0.0.0.0"),
+            },
+            here="local",
+        )
+        self.desk = ServiceDesk(catalog, clock, self.pools)
         self.lasts_s = 1e7
         self.is_well = True
         self.reports: list[JobReport] = []
@@ -115,12 +149,18 @@ class World:
     def new_keeper(self, name: str) -> ServiceKeeper:
         return ServiceKeeper(
             self.tables,
-            lambda: self.engine,
+            self.pools,
             self.clock,
             name=name,
             record=self._record,
-            probe=lambda address, probe: (self.is_well, "" if self.is_well else "refused"),
+            ask=lambda address, probe: (self.is_well, "" if self.is_well else "refused"),
+            patience_s=LONG_S,
         )
+
+    def _open_lab(self) -> FakeEngine:
+        if self.away:
+            raise Unavailable(self.away)
+        return self.lab
 
     def _course(self, launch: Launch) -> Course:
         return Course(self.lasts_s, exit_code=1)
@@ -128,8 +168,8 @@ class World:
     def _record(self, reports: Sequence[JobReport]) -> None:
         self.reports += reports
 
-    def start(self) -> None:
-        self.desk.start("web", ("serve",), env={}, cwd="", probe="tcp", path="/", ready_within_s=30)
+    def start(self, *argv: str, **words: str) -> None:
+        self.desk.start(asked("web", argv or ("serve",), ready_within_s=30, **words))  # type: ignore[arg-type]
 
     def pass_s(self, seconds: float, step_s: float = 0.5) -> None:
         for _ in range(round(seconds / step_s)):
@@ -166,7 +206,7 @@ def test_a_service_is_ready_when_it_answers_and_has_its_address(world: World) ->
 def test_what_fails_is_started_again_later_each_time_and_given_up_in_the_end(world: World) -> None:
     world.lasts_s = 0.6
     world.start()
-    world.pass_s(700)
+    world.pass_s(700, step_s=1.0)
     assert world.is_in(ServicePhase.given_up)
     assert world.state.reason == "failed 11 times in a row: exit status 1"
     assert len(world.engine.launched) == 11
@@ -195,7 +235,7 @@ def test_what_no_longer_answers_is_ended_and_started_again(world: World) -> None
 def test_what_is_not_ready_in_time_is_ended_with_what_it_was_told(world: World) -> None:
     world.is_well = False
     world.start()
-    world.pass_s(31)
+    world.pass_s(31.5)
     assert world.is_in(ServicePhase.waiting)
     assert world.state.reason == "it was not ready within 30 s: refused"
 
@@ -203,7 +243,7 @@ def test_what_is_not_ready_in_time_is_ended_with_what_it_was_told(world: World) 
 def test_one_that_was_steady_starts_counting_anew(world: World) -> None:
     world.lasts_s = 70
     world.start()
-    world.pass_s(400)
+    world.pass_s(400, step_s=1.0)
     assert world.state.failures_in_row <= 1
     assert len(world.engine.launched) >= 5
 
@@ -230,7 +270,6 @@ def test_what_somebody_asks_meanwhile_is_not_written_over(world: World) -> None:
     assert before is not None
     world.desk.stop("web")
     assert world.tables.put(before, replace(before.state, phase=ServicePhase.ready)) is None
-    assert not world.tables.remove(before)
     assert world.is_in(ServicePhase.ending)
 
 
@@ -286,51 +325,200 @@ def test_a_refusal_of_the_engine_is_told(world: World) -> None:
         ({"name": "Web Server"}, "is no name for a service"),
         ({"argv": ()}, "has no command"),
         ({"probe": "ping"}, "take tcp, http, none"),
+        ({"path": "/a b"}, "is no path to ask for"),
+        ({"path": "/\r\nHost: other"}, "is no path to ask for"),
+        ({"drain_s": -1.0}, "cannot be drained for -1 s"),
+        ({"ready_within_s": float("nan")}, "cannot become ready within nan s"),
+        ({"cpu": "two"}, "is not a number or a range"),
+        ({"arch": "x86_46"}, "did you mean 'x86_64'"),
     ],
 )
-def test_what_cannot_be_a_service_is_refused(world: World, change: dict[str, object], words: str) -> None:
-    asked: dict[str, object] = {"name": "web", "argv": ("serve",), "probe": "tcp", **change}
-    start: Callable[..., object] = world.desk.start
+def test_what_cannot_be_a_service_is_refused(change: dict[str, object], words: str) -> None:
+    given: dict[str, object] = {"name": "web", "argv": ("serve",), **change}
     with pytest.raises(Refused, match=words):
-        start(asked["name"], asked["argv"], env={}, cwd="", probe=asked["probe"], path="/", ready_within_s=30)
-    world.start()
-    with pytest.raises(Refused, match="runs with another command"):
-        world.desk.start("web", ("other",), env={}, cwd="", probe="tcp", path="/", ready_within_s=30)
+        asked(**given)  # type: ignore[arg-type]
 
 
-SERVER = (
-    "import os, sys; from http.server import HTTPServer, SimpleHTTPRequestHandler as Handler; "
-    "print('serving', os.getpid(), flush=True); "
-    "HTTPServer(('127.0.0.1', int(os.environ['FOURFOLD_PORT'])), Handler).serve_forever()"
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"cpu": "100"}, "service 'web' asks for 100 cores, but no unit can ever give more than 8"),
+        ({"gpu": "h100"}, "asks for 1 GPUs, but no unit can ever give more than 0"),
+        ({"pool": "lap"}, "the settings name no pool 'lap'\n  did you mean 'lab'"),
+    ],
 )
+def test_what_no_unit_of_its_pool_can_give_is_refused_at_once(
+    world: World, change: dict[str, str], words: str
+) -> None:
+    with pytest.raises(Refused, match=words):
+        world.start(**{"pool": "lab", **change})
+    assert world.desk.services() == ()
 
 
-@pytest.mark.slow
-def test_a_real_server_is_kept_although_it_is_killed(catalog: Catalog, tmp_path: Path) -> None:
-    clock = SystemClock()
+def test_a_service_runs_on_the_pool_it_names_and_is_paid_for_there(world: World) -> None:
+    world.start(pool="lab", memory="2GiB")
+    world.pass_s(2)
+    assert (world.state.phase, world.state.unit) == (ServicePhase.ready, "lab/node1")
+    assert (world.engine.launched, world.lab.launched) == ((), ("service/web/1",))
+    world.desk.stop("web")
+    world.pass_s(4)
+    (report,) = world.reports
+    assert (report.unit, report.held.memory_bytes) == ("lab/node1", 2 << 30)
+    assert report.whole is not None
+    assert report.whole.cpu == 8
 
-    def engine() -> LocalEngine:
-        return LocalEngine(tmp_path / "jobs", unit=UNIT, cwd=tmp_path)
 
-    desk = ServiceDesk(catalog, clock, engine=engine)
-    keeper = ServiceKeeper(ServiceTables(catalog), engine, clock, name="one", record=lambda reports: None)
-    keeper.start()
-    argv = (sys.executable, "-c", SERVER)
-    desk.start("files", argv, env={}, cwd=str(tmp_path), probe="http", path="/", ready_within_s=60)
-    try:
-        eventually(lambda: desk.service("files").state.phase is ServicePhase.ready, within_s=60)
-        (tmp_path / "hello.txt").write_text("hello")
-        address = desk.service("files").state.address
-        with urlopen(f"http://{address}/hello.txt") as answer:
-            assert answer.read() == b"hello"
-        first = int(desk.logs("files").text.split()[1])
-        os.kill(first, signal.SIGKILL)
-        eventually(lambda: desk.service("files").state.generation == 2, within_s=60)
-        eventually(lambda: desk.service("files").state.phase is ServicePhase.ready, within_s=60)
-        second = int(desk.logs("files").text.split()[1])
-        desk.stop("files")
-        eventually(lambda: desk.service("files").state.phase is ServicePhase.stopped, within_s=60)
-        assert is_gone(second)
-    finally:
-        keeper.close()
-    assert not desk.service("files").is_kept
+def test_services_wait_while_their_pool_is_away_and_others_go_on(world: World) -> None:
+    world.away = "the head does not answer"
+    world.start(pool="lab")
+    world.desk.start(asked("here", ("serve",)))
+    world.pass_s(100, step_s=1.0)
+    assert world.is_in(ServicePhase.starting)
+    assert world.state.fault == "pool 'lab' cannot be used now: the head does not answer"
+    assert world.desk.service("here").state.phase is ServicePhase.ready
+    world.away = ""
+    world.pass_s(5)
+    assert (world.state.phase, world.state.fault, world.state.failures_in_row) == (ServicePhase.ready, "", 0)
+    assert world.lab.launched == ("service/web/1",)
+
+
+def test_one_that_is_ready_stays_so_while_its_engine_cannot_be_asked(world: World) -> None:
+    world.start(pool="lab")
+    world.pass_s(5)
+    for _ in range(40):
+        world.lab.fail_next("status")
+        world.pass_s(3)
+    assert (world.state.phase, world.state.generation) == (ServicePhase.ready, 1)
+    assert "answer to 'status' was lost" in world.state.fault
+    world.is_well = False  # nor does it answer: nobody knows whether it lives, so nobody starts another
+    for _ in range(40):
+        world.lab.fail_next("status")
+        world.pass_s(3)
+    assert world.lab.launched == ("service/web/1",)
+
+
+def test_a_start_that_a_pool_does_not_take_yet_is_asked_again(world: World) -> None:
+    for _ in range(3):
+        world.lab.fail_next("submit")
+        if not world.desk.services():
+            world.start(pool="lab")
+        world.pass_s(3)
+        assert world.is_in(ServicePhase.starting)
+        assert "answer to 'submit' was lost" in world.state.fault
+    world.pass_s(10)
+    assert (world.state.phase, world.state.fault, world.state.generation) == (ServicePhase.ready, "", 1)
+
+
+def test_a_stop_that_a_pool_did_not_hear_is_said_again(world: World) -> None:
+    world.start(pool="lab")
+    world.pass_s(5)
+    world.lab.fail_next("stop")
+    world.desk.stop("web")
+    world.pass_s(12)
+    assert world.is_in(ServicePhase.stopped)
+
+
+def test_a_changed_service_is_drained_and_started_anew_also_on_another_pool(world: World) -> None:
+    world.start()
+    world.pass_s(2)
+    world.start("serve", "--better", pool="lab")
+    assert world.is_in(ServicePhase.ending)
+    world.pass_s(10)
+    assert (world.state.phase, world.state.unit, world.state.generation) == (
+        ServicePhase.ready,
+        "lab/node1",
+        2,
+    )
+    assert (world.engine.launched, world.lab.launched) == (("service/web/1",), ("service/web/2",))
+    assert world.state.failures_in_row == 0
+    one, two = world.state.starts
+    assert (one.why, one.unit, one.end) == ("asked for", "local", "it was changed")
+    assert (two.why, two.pool, two.unit, two.end) == ("it was changed", "lab", "lab/node1", "")
+
+
+def test_a_service_is_started_again_when_asked_and_the_last_start_has_ended_before(world: World) -> None:
+    world.start()
+    world.pass_s(2)
+    world.desk.restart("web")
+    world.desk.restart("web")
+    world.pass_s(3)
+    assert world.engine.launched == ("service/web/1", "service/web/2")
+    assert world.is_in(ServicePhase.ready)
+    one, two = world.reports[0], world.state.starts[1]
+    assert one.ended_at <= two.asked_at
+    world.desk.stop("web")
+    world.pass_s(2)
+    world.desk.restart("web")
+    world.pass_s(2)
+    assert world.is_in(ServicePhase.ready)
+
+
+def test_a_service_that_is_forgotten_and_asked_for_again_uses_no_key_twice(world: World) -> None:
+    world.start()
+    world.pass_s(2)
+    world.desk.stop("web")
+    world.pass_s(2)
+    world.desk.stop("web", remove=True)
+    world.start()
+    world.pass_s(2)
+    assert world.engine.launched == ("service/web/1", "service/web/2")
+    assert world.is_in(ServicePhase.ready)
+    assert len(world.state.starts) == 1
+
+
+def test_a_service_of_a_pool_that_the_settings_no_longer_name_waits_for_it(
+    world: World, catalog: Catalog
+) -> None:
+    world.start(pool="lab")
+    world.pass_s(3)
+    world.clock.advance(60)
+    world.pools = ServicePools({"local": ServicePool("local", lambda: world.engine)}, here="local")
+    world.keeper = world.new_keeper("two")
+    world.pass_s(3)
+    assert "the settings name no pool 'lab'" in world.state.fault
+    assert world.is_in(ServicePhase.ready)
+
+
+def test_a_keeper_that_lost_its_services_ends_what_only_it_can_see(world: World) -> None:
+    own = FakeEngine(world.clock, course=world._course)
+    own.capabilities = lambda: replace(world.engine.capabilities(), survives_control_restart=False)  # type: ignore[method-assign]
+    world.pools = ServicePools({"local": ServicePool("local", lambda: own)}, here="local")
+    slept = world.new_keeper("slept")
+    world.start()
+    slept.step()
+    slept.step()
+    world.clock.advance(60)
+    world.keeper = world.new_keeper("two")
+    world.keeper.step()
+    assert own.launched == ("service/web/1",)
+    slept.step()
+    slept.step()
+    assert own.status(["service/web/1"])["service/web/1"].exit is not None
+
+
+def test_what_waits_in_its_engines_queue_is_not_late(world: World) -> None:
+    world.start()
+    world.pass_s(1)
+    kept = world.tables.get("web")
+    assert kept is not None
+    state = replace(kept.state, phase=ServicePhase.starting, late_from=None)
+    for seconds in (1, 100, 10_000):
+        later, commands = decide(kept.spec, state, Tick(), after(world.clock.now(), seconds))
+        assert (later, commands) == (state, ())
+    running, _ = decide(kept.spec, state, Running("here:1"), world.clock.now())
+    late, (stop,) = decide(kept.spec, running, Tick(), after(world.clock.now(), 31))
+    assert isinstance(stop, Stop)
+    assert late.reason == "it was not ready within 30 s"
+
+
+def test_a_unit_that_went_away_after_the_start_is_waited_for(world: World) -> None:
+    world.start(pool="lab")
+    world.pass_s(3)
+    world.lab._offers = (Offer("small", 0.5, 1 << 30),)
+    world.lab.lose("service/web/1")
+    world.pass_s(120, step_s=1.0)
+    assert (world.state.phase, world.state.failures_in_row) == (ServicePhase.starting, 1)
+    assert world.state.fault == "no unit of pool 'lab' can give now what it asks for"
+    world.lab._offers = (LAB_UNIT,)
+    world.pass_s(8)
+    assert (world.state.phase, world.state.fault) == (ServicePhase.ready, "")

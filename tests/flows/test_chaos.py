@@ -37,6 +37,8 @@ from fourfold.catalog.database import Catalog
 from fourfold.core.flows import Attempt, CallState, StepCall
 from fourfold.core.ports.engine import ExitKind, Phase
 from fourfold.core.serving import ServicePhase
+from fourfold.foundation.compute.serving.asking import asked
+from fourfold.foundation.compute.serving.pools import ServicePool, ServicePools
 from fourfold.foundation.compute.serving.service import ServiceDesk
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200)]
@@ -264,13 +266,14 @@ def test_whatever_is_killed_nothing_is_left_over_or_lost_or_counted_twice(house:
     print(f"seed: FOURFOLD_CHAOS_SEED={SEED} FOURFOLD_CHAOS_ROUNDS={ROUNDS}")
     house.keep_up()
     until(lambda: house.said("up"), "up is up")
+    pool = ServicePool("local", lambda: LocalEngine(house.home / "jobs" / "services", unit=UNIT))
     desk = ServiceDesk(
         Catalog.open(f"sqlite:///{house.home}/catalog.db"),
         SystemClock(),
-        engine=lambda: LocalEngine(house.home / "jobs" / "services", unit=UNIT),
+        ServicePools({"local": pool}, here="local"),
     )
     argv = (sys.executable, "-I", "-S", "-c", SERVICE, str(house.folder / "marks"))
-    desk.start("web", argv, env={}, cwd=str(house.folder), probe="tcp", path="/", ready_within_s=60)
+    desk.start(asked("web", argv, cwd=str(house.folder), cpu="0.1"))
     for number in range(SEED, SEED + ROUNDS):
         plan = Plan.of(number)
 

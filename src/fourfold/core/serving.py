@@ -62,6 +62,8 @@ class ServiceSpec:
     restarts: Restarts = Restarts()
     drain_s: float = 10.0
     """Asked to end, it has so long to finish what it does."""
+    code: str = ""
+    """Digest of the files that travel with it to where this machine's are not seen."""
 
 
 class ServicePhase(StrEnum):
@@ -79,6 +81,23 @@ class ServicePhase(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class ServiceStart:
+    """One start of a service: what for, where, and what came of it."""
+
+    generation: int
+    asked_at: Instant
+    why: str
+    pool: str = ""
+    unit: str = ""
+    began_at: Instant | None = None
+    """When its process began: until then it waits in its engine's own queue."""
+    ready_at: Instant | None = None
+    ended_at: Instant | None = None
+    end: str = ""
+    """Why it ended."""
+
+
+@dataclass(frozen=True, slots=True)
 class ServiceState:
     """A service as it is. Each start has a generation, and by it a key of its own."""
 
@@ -93,6 +112,20 @@ class ServiceState:
     next_at: Instant | None = None
     """When it is started again."""
     reason: str = ""
+    pool: str = ""
+    """Where this generation was started; a changed service may ask for another."""
+    unit: str = ""
+    """The unit it runs on, once that is known, by the name that listings have for it."""
+    late_from: Instant | None = None
+    """From when on the time to become ready counts; none while nothing of it runs."""
+    is_restarting: bool = False
+    """Drained to be started again."""
+    fault: str = ""
+    """Why its engine cannot be asked now, or does not take it yet: it waits, and has not failed by that."""
+    starts: tuple[ServiceStart, ...] = ()
+    """The newest starts, the present one last."""
+    is_forgotten: bool = False
+    """Removed; what is left of it is the number of its last start, so that no key is used twice."""
 
     @property
     def has_process(self) -> bool:
@@ -116,6 +149,14 @@ class ServiceLog:
 
     text: str
     next_offset: int
+    generation: int = 0
+    """Which start printed it."""
+    is_end: bool = False
+    """Whether that start has ended, and this was the last of it."""
+
+
+MOST_STARTS = 20
+"""So many starts of a service are remembered."""
 
 
 def service_key(name: str, generation: int) -> str:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from fourfold.core.errors import Refused
 from fourfold.core.settings import PoolSettings, Settings, host_and_port
+from fourfold.foundation.compute.serving.pools import ServicePool, ServicePools
 from fourfold.resources.flows.owner import Far
 from fourfold.resources.pools.pool import PoolPlan
 
@@ -139,6 +140,19 @@ class Engines:
             )
 
         return tuple(plan(name) for name in dict.fromkeys((*self._settings.pools, self.body_pool)))
+
+    def service_pools(self) -> ServicePools:
+        """All pools, for services; and this machine where no pool is."""
+
+        def pool(name: str) -> ServicePool:
+            is_here = name in self.local_pools or name not in self._settings.pools
+            listens_at = "127.0.0.1" if is_here else "0.0.0.0"  # noqa: S104 - others are to reach it
+            return ServicePool(
+                name, lambda: self.open(name, "services"), is_here=is_here, listens_at=listens_at
+            )
+
+        names = dict.fromkeys((*self._settings.pools, self.body_pool))
+        return ServicePools({name: pool(name) for name in names}, here=self.body_pool)
 
     def warm_s(self) -> dict[str, float]:
         """How long each pool keeps an idle worker."""

@@ -281,7 +281,7 @@ class Project:
             elsewhere_usd_per_hour={
                 name: pool.price_usd_per_hour for name, pool in pools.items() if name not in here
             },
-            services_engine=lambda: self._engine_here("services"),
+            service_pools=self.engines.service_pools(),
             store=Store(self.stores.place, self.stores.is_afar, lambda: self.blobs),
         )
 

@@ -5,7 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from fourfold.core.jobs import Exit
-from fourfold.core.serving import ProbeKind, Restarts, ServicePhase, ServiceSpec, ServiceState, service_key
+from fourfold.core.serving import (
+    MOST_STARTS,
+    ProbeKind,
+    Restarts,
+    ServicePhase,
+    ServiceSpec,
+    ServiceStart,
+    ServiceState,
+    service_key,
+)
 from fourfold.core.times import Instant, after, duration_text, seconds_between
 
 STOP_FAILED_S = 1.0
@@ -21,10 +30,18 @@ class Wanted:
 
 
 @dataclass(frozen=True, slots=True)
+class Renewed:
+    """It is to be drained and started again, because somebody says so or it was changed."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class Running:
-    """The engine says that it runs."""
+    """The engine says that it runs, and where."""
 
     address: str = ""
+    unit: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +62,18 @@ class Answered:
 
 
 @dataclass(frozen=True, slots=True)
+class Held:
+    """Its engine cannot be asked now, or does not take it yet, and why; "" when it can and does."""
+
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
     """Time has passed."""
 
 
-Event = Wanted | Running | Ended | Answered | Tick
+Event = Wanted | Renewed | Running | Ended | Answered | Held | Tick
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,22 +110,23 @@ def decide(
     match event:
         case Wanted(is_wanted, why):
             return _asked(spec, state, is_wanted, why or "asked for", now)
-        case Running(address) if phase is ServicePhase.starting:
-            state = replace(state, address=address or state.address)
-            if spec.probe.kind is ProbeKind.none:
-                return _in(state, ServicePhase.ready, now, "it runs"), ()
-            return state, ()
-        case Running(address) if phase is ServicePhase.ready and address:
-            return replace(state, address=address), ()
+        case Renewed(why):
+            return _renewed(spec, state, why, now)
+        case Held(why):
+            return _held(state, why, now), ()
+        case Running(address, unit) if phase in (ServicePhase.starting, ServicePhase.ready):
+            return _runs(spec, state, address, unit, now), ()
         case Ended() if state.has_process:
             return _ended(spec, state, event, now)
         case Answered(is_well, told) if phase is ServicePhase.starting:
             if is_well:
-                return replace(_in(state, ServicePhase.ready, now, "it answers"), misses=0), ()
+                return _is_ready(state, now, "it answers"), ()
             return _if_late(spec, state, now, told)
         case Answered(is_well, told) if phase is ServicePhase.ready:
             return _heard(spec, state, is_well=is_well, told=told, now=now)
         case Tick() if phase is ServicePhase.waiting and state.next_at is not None and now >= state.next_at:
+            if state.fault:
+                return state, ()
             return _start(spec, state, now, f"started again after: {state.reason}")
         case Tick() if phase is ServicePhase.starting:
             return _if_late(spec, state, now)
@@ -110,7 +135,7 @@ def decide(
 
 
 def again(spec: ServiceSpec, state: ServiceState) -> tuple[Command, ...]:
-    """What a keeper that has just come does once more: whether it was done is not known, and no matter.
+    """What is done once more while it is not known to be done: by a keeper that has just come, or again.
 
     >>> again(ServiceSpec("web", ("serve",)), ServiceState(ServicePhase.ready, generation=3))
     ()
@@ -119,8 +144,8 @@ def again(spec: ServiceSpec, state: ServiceState) -> tuple[Command, ...]:
     if state.phase is ServicePhase.starting:
         return (Submit(key, "its start may not have been carried out"),)
     if state.phase is ServicePhase.ending:
-        grace_s = STOP_FAILED_S if state.is_wanted else spec.drain_s
-        return (Stop(key, grace_s, state.reason),)
+        is_drained = state.is_restarting or not state.is_wanted
+        return (Stop(key, spec.drain_s if is_drained else STOP_FAILED_S, state.reason),)
     return ()
 
 
@@ -139,18 +164,69 @@ def _asked(
     if is_wanted:
         if state.phase in (ServicePhase.stopped, ServicePhase.given_up):
             return _start(spec, replace(state, failures_in_row=0), now, why)
-        return replace(state, is_wanted=True), ()  # one that is ending is started when it has ended
-    state = replace(state, is_wanted=False)
+        if state.phase is ServicePhase.ending and not state.is_wanted:
+            return replace(state, is_wanted=True, is_restarting=True), ()
+        return replace(state, is_wanted=True), ()
+    state = replace(state, is_wanted=False, is_restarting=False)
     if not state.has_process:
-        return _in(replace(state, next_at=None), ServicePhase.stopped, now, why), ()
+        return _in(replace(state, next_at=None, fault=""), ServicePhase.stopped, now, why), ()
     return _end(spec, state, spec.drain_s, why, now)
+
+
+def _renewed(
+    spec: ServiceSpec, state: ServiceState, why: str, now: Instant
+) -> tuple[ServiceState, tuple[Command, ...]]:
+    state = replace(state, is_wanted=True, failures_in_row=0)
+    if not state.has_process:
+        return _start(spec, state, now, why)
+    if state.phase is ServicePhase.ending:
+        return replace(state, is_restarting=True, reason=why), ()
+    return _end(spec, replace(state, is_restarting=True), spec.drain_s, why, now)
+
+
+def _held(state: ServiceState, why: str, now: Instant) -> ServiceState:
+    if why == state.fault:
+        return state
+    state = replace(state, fault=why)
+    if why:
+        return state
+    # What it did not do meanwhile, it could not do.
+    return replace(state, misses=0, late_from=None if state.late_from is None else now)
+
+
+def _runs(spec: ServiceSpec, state: ServiceState, address: str, unit: str, now: Instant) -> ServiceState:
+    state = replace(state, address=address or state.address, unit=unit or state.unit)
+    if state.phase is ServicePhase.ready:
+        return state
+    if state.late_from is None:
+        state = _noted(replace(state, late_from=now), began_at=now, unit=state.unit)
+    if spec.probe.kind is ProbeKind.none:
+        return _is_ready(state, now, "it runs")
+    return state
+
+
+def _is_ready(state: ServiceState, now: Instant, why: str) -> ServiceState:
+    ready = _in(replace(state, misses=0), ServicePhase.ready, now, why)
+    return _noted(ready, ready_at=now, unit=state.unit)
 
 
 def _start(
     spec: ServiceSpec, state: ServiceState, now: Instant, why: str
 ) -> tuple[ServiceState, tuple[Command, ...]]:
     generation = state.generation + 1
-    begun = replace(state, is_wanted=True, generation=generation, address="", misses=0, next_at=None)
+    begun = replace(
+        state,
+        is_wanted=True,
+        is_restarting=False,
+        generation=generation,
+        address="",
+        pool=spec.pool,
+        unit="",
+        misses=0,
+        next_at=None,
+        late_from=None,
+        starts=(*state.starts[1 - MOST_STARTS :], ServiceStart(generation, now, why, spec.pool)),
+    )
     started = _in(begun, ServicePhase.starting, now, why)
     return started, (Submit(service_key(spec.name, generation), why),)
 
@@ -168,15 +244,17 @@ def _ended(
     spec: ServiceSpec, state: ServiceState, ended: Ended, now: Instant
 ) -> tuple[ServiceState, tuple[Command, ...]]:
     exit_ = ended.exit
-    state = replace(state, address="")
-    if not state.is_wanted:
-        return _in(state, ServicePhase.stopped, now, state.reason), ()
     if state.phase is ServicePhase.ending:
         why = state.reason
     elif exit_ is None:
         why = "the engine knows nothing of it any more"
     else:
         why = exit_.reason or f"it ended: {exit_.kind.value}"
+    state = _noted(replace(state, address="", unit="", late_from=None), ended_at=now, end=why)
+    if not state.is_wanted:
+        return _in(replace(state, fault=""), ServicePhase.stopped, now, why), ()
+    if state.is_restarting:
+        return _start(spec, state, now, why)
     if not ended.is_fault:
         return _in(replace(state, next_at=now), ServicePhase.waiting, now, why), ()
     was_steady = (
@@ -185,7 +263,7 @@ def _ended(
     failures = 1 if was_steady else state.failures_in_row + 1
     failed = replace(state, failures_in_row=failures)
     if failures > spec.restarts.most_in_row:
-        gave_up = replace(failed, is_wanted=False)
+        gave_up = replace(failed, is_wanted=False, fault="")
         return _in(gave_up, ServicePhase.given_up, now, f"failed {failures} times in a row: {why}"), ()
     next_at = after(now, wait_s(spec.restarts, failures))
     return _in(replace(failed, next_at=next_at), ServicePhase.waiting, now, why), ()
@@ -196,8 +274,8 @@ def _heard(
 ) -> tuple[ServiceState, tuple[Command, ...]]:
     if is_well:
         return replace(state, misses=0), ()
-    missed = replace(state, misses=state.misses + 1)
-    if missed.misses < spec.probe.misses:
+    missed = replace(state, misses=min(state.misses + 1, spec.probe.misses))
+    if state.fault or missed.misses < spec.probe.misses:
         return missed, ()
     return _end(spec, missed, STOP_FAILED_S, f"it did not answer {missed.misses} times: {told}", now)
 
@@ -205,13 +283,21 @@ def _heard(
 def _if_late(
     spec: ServiceSpec, state: ServiceState, now: Instant, told: str = ""
 ) -> tuple[ServiceState, tuple[Command, ...]]:
-    if seconds_between(state.since, now) < spec.probe.ready_within_s:
+    """What waits in a cluster's own queue, or for its engine, is late by no fault of its own."""
+    within_s = spec.probe.ready_within_s
+    if state.fault or state.late_from is None or seconds_between(state.late_from, now) < within_s:
         return state, ()
-    within = duration_text(spec.probe.ready_within_s)
-    return _end(
-        spec, state, STOP_FAILED_S, f"it was not ready within {within}" + (f": {told}" if told else ""), now
-    )
+    why = f"it was not ready within {duration_text(within_s)}" + (f": {told}" if told else "")
+    return _end(spec, state, STOP_FAILED_S, why, now)
 
 
 def _in(state: ServiceState, phase: ServicePhase, now: Instant, why: str) -> ServiceState:
     return replace(state, phase=phase, since=now, reason=why)
+
+
+def _noted(state: ServiceState, **changes: object) -> ServiceState:
+    """Its present start, with what came of it."""
+    if not state.starts or state.starts[-1].generation != state.generation:
+        return state  # begun by a release that did not note starts
+    *earlier, present = state.starts
+    return replace(state, starts=(*earlier, replace(present, **changes)))  # type: ignore[arg-type]

@@ -126,15 +126,30 @@ class Compute(Protocol):
         *,
         env: dict[str, str] | None = None,
         cwd: str = "",
+        pool: str = "",
+        image: str = "",
+        cpu: str = "1",
+        memory: str = "0",
+        gpu: str = "0",
+        arch: str = "",
+        max_price: str = "",
         probe: str = "tcp",
         path: str = "/",
         ready_within_s: float = 60.0,
+        drain_s: float = 10.0,
     ) -> ServiceInfo:
-        """Keep a command running, at the port in its `FOURFOLD_PORT`; asking twice starts one.
+        """Keep a command running on a pool, at the port in its `FOURFOLD_PORT`; asking twice starts one.
 
-        It runs while `fourfold up` does. `probe` (`tcp`, `http`, `none`) says how it is asked whether it is
-        well; what fails is started again, later each time, and given up after ten failures in a row.
+        One that runs with another command, pool or size is drained, and started with this one. What no unit
+        of the pool can ever give is `Refused`. `probe` (`tcp`, `http`, `none`) says how it is asked whether
+        it is well; what fails is started again, later each time, and given up after ten failures in a row.
+        It is looked after while `fourfold up` runs; a pool whose engine outlives that keeps it alive.
         """
+        ...
+
+    @route("POST /services/{name}/restart", needs=Role.deployer)
+    def restart_service(self, name: str) -> ServiceInfo:
+        """Drain a service and start it again; one that is stopped is started."""
         ...
 
     @route("POST /services/{name}/stop", needs=Role.deployer)
@@ -143,8 +158,8 @@ class Compute(Protocol):
         ...
 
     @route("GET /services/{name}/logs", needs=Role.viewer)
-    def service_logs(self, name: str, *, offset: int = 0) -> ServiceLog:
-        """What the present start of a service printed, from `offset`."""
+    def service_logs(self, name: str, *, offset: int = 0, generation: int = 0) -> ServiceLog:
+        """What a start of a service printed, from `offset`: the present one, or that of a number."""
         ...
 
     # In process only: these are about the process that calls, and its machine.

@@ -31,13 +31,14 @@ from fourfold.core.decide.right_size import right_size, right_size_flow
 from fourfold.core.environment import Environment, identify
 from fourfold.core.errors import NotFound, Refused, did_you_mean
 from fourfold.core.ports.clock import Clock
-from fourfold.core.ports.engine import Engine
 from fourfold.core.quality import Task, TimeToQuality, Training
 from fourfold.core.serving import ServiceInfo, ServiceLog
 from fourfold.foundation.compute.environments import Environments
 from fourfold.foundation.compute.locks import parse_lock
 from fourfold.foundation.compute.present import PresentEnvironment
+from fourfold.foundation.compute.serving.asking import asked
 from fourfold.foundation.compute.serving.keeper import ServiceKeeper
+from fourfold.foundation.compute.serving.pools import ServicePools
 from fourfold.foundation.compute.serving.service import ServiceDesk
 from fourfold.foundation.compute.serving.tables import ServiceTables
 from fourfold.foundation.compute.tables import ComputeTables
@@ -76,12 +77,12 @@ class Compute:
         prices_usd_per_hour: Mapping[str, float] | None = None,
         elsewhere_usd_per_hour: Mapping[str, float] | None = None,
         find: Callable[[str], Unit] = find_unit,
-        services_engine: Callable[[], Engine] | None = None,
+        service_pools: ServicePools | None = None,
         store: Store | None = None,
     ) -> None:
         """`prices_usd_per_hour` names this machine's units and what a whole one costs now; `local` is always
-        there. `elsewhere_usd_per_hour` names pools whose units are other machines. `services_engine` opens
-        the engine that services run on. `store` is what `bench` measures the way to."""
+        there. `elsewhere_usd_per_hour` names pools whose units are other machines. `service_pools` are those
+        that services may run on. `store` is what `bench` measures the way to."""
         self._tables = ComputeTables(catalog)
         self._clock = clock
         self._home = home
@@ -89,10 +90,10 @@ class Compute:
         self._prices = {"local": 0.0, **(prices_usd_per_hour or {})}
         self._elsewhere = elsewhere_usd_per_hour or {}
         self._find = find
-        self._services_engine = services_engine
+        self._service_pools = service_pools or ServicePools({}, here="local")
         self._store = store
         self._catalog = catalog
-        self._desk = ServiceDesk(catalog, clock, engine=self._engine_of_services)
+        self._desk = ServiceDesk(catalog, clock, self._service_pools)
         self._keeper: ServiceKeeper | None = None
         self._found: dict[str, Unit] = {}
         self._present = PresentEnvironment(environments, self.remember_environment)
@@ -246,25 +247,51 @@ class Compute:
         *,
         env: dict[str, str] | None = None,
         cwd: str = "",
+        pool: str = "",
+        image: str = "",
+        cpu: str = "1",
+        memory: str = "0",
+        gpu: str = "0",
+        arch: str = "",
+        max_price: str = "",
         probe: str = "tcp",
         path: str = "/",
         ready_within_s: float = 60.0,
+        drain_s: float = 10.0,
     ) -> ServiceInfo:
-        return self._desk.start(
-            name, tuple(argv), env=env or {}, cwd=cwd, probe=probe, path=path, ready_within_s=ready_within_s
+        spec = asked(
+            name,
+            argv,
+            env=env,
+            cwd=cwd,
+            pool=pool,
+            image=image,
+            cpu=cpu,
+            memory=memory,
+            gpu=gpu,
+            arch=arch,
+            max_price=max_price,
+            probe=probe,
+            path=path,
+            ready_within_s=ready_within_s,
+            drain_s=drain_s,
         )
+        return self._desk.start(spec)
+
+    def restart_service(self, name: str) -> ServiceInfo:
+        return self._desk.restart(name)
 
     def stop_service(self, name: str, *, remove: bool = False) -> ServiceInfo:
         return self._desk.stop(name, remove=remove)
 
-    def service_logs(self, name: str, *, offset: int = 0) -> ServiceLog:
-        return self._desk.logs(name, offset=offset)
+    def service_logs(self, name: str, *, offset: int = 0, generation: int = 0) -> ServiceLog:
+        return self._desk.logs(name, offset=offset, generation=generation)
 
     def keep_services(self) -> None:
         """Look after the services from now on, in a thread of this process."""
         self._keeper = ServiceKeeper(
             ServiceTables(self._catalog),
-            self._engine_of_services,
+            self._service_pools,
             self._clock,
             name=new_id("keeper"),
             record=self.record,
@@ -277,10 +304,10 @@ class Compute:
         if keeper is not None:
             keeper.close()
 
-    def _engine_of_services(self) -> Engine:
-        if self._services_engine is None:
-            raise Refused("this project has no engine for services")
-        return self._services_engine()
+    def close(self) -> None:
+        """Let go of what was opened."""
+        self.leave_services()
+        self._desk.close()
 
     # Environments.
 

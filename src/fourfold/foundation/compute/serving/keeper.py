@@ -1,63 +1,73 @@
-"""Looks after services: asks the engine and the services, decides, writes, acts."""
+"""Looks after a project's services: holds them against other keepers, and gives each pool its own."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import wait as wait_for
 
-from fourfold.core.compute import Held, JobReport
+from fourfold.core.compute import JobReport
 from fourfold.core.decide import serving as rule
-from fourfold.core.errors import FourfoldError
+from fourfold.core.errors import FourfoldError, Refused
 from fourfold.core.ports.clock import Clock
-from fourfold.core.ports.engine import Engine, Exit, ExitKind, JobStatus, Launch, Phase
-from fourfold.core.serving import Probe, ProbeKind, ServicePhase, ServiceSpec, ServiceState, service_key
-from fourfold.core.times import Instant, after, seconds_between
-from fourfold.foundation.compute.serving.probing import ask
+from fourfold.core.ports.engine import Engine
+from fourfold.core.serving import ServiceSpec, ServiceState, service_key
+from fourfold.core.times import Instant, after
+from fourfold.foundation.compute.serving.pool_keeper import PoolKeeper
+from fourfold.foundation.compute.serving.pools import ServicePool, ServicePools
+from fourfold.foundation.compute.serving.probing import Ask, Probing, ask
 from fourfold.foundation.compute.serving.tables import Kept, ServiceTables
 
 LEASE_S = 15.0
 LOOK_S = 0.5
-START_LOOKS_S = 0.5
-"""How often one that is starting is asked: its `every_s` would keep people waiting."""
+END_WITHIN_S = 5.0
+"""So long is a pool waited for that is in the middle of a look when all ends."""
 
 logger = logging.getLogger(__name__)
 
 
 class ServiceKeeper:
-    """Keeps the services of a project on one engine. One thread; every step may be repeated.
+    """Keeps the services of a project, on whatever pools they are.
 
     What is wanted and how it is stands in the catalog, written before anything is done. Each start has a
     key of its own, so a keeper that comes after one that died finds what that one began, and starts
-    nothing twice.
+    nothing twice. Each pool is looked after in a thread of its own.
     """
 
     def __init__(
         self,
         tables: ServiceTables,
-        engine: Callable[[], Engine],
+        pools: ServicePools,
         clock: Clock,
         *,
         name: str,
         record: Callable[[Sequence[JobReport]], object],
-        probe: Callable[[str, Probe], tuple[bool, str]] = ask,
+        ask: Ask = ask,
+        patience_s: float = LOOK_S,
     ) -> None:
-        """`name` is this keeper's for ever; `engine` is opened with the first service."""
+        """`name` is this keeper's for ever; a pool's engine is opened with its first service.
+
+        A look waits `patience_s` for its pools; one that takes longer is looked at again when it is done.
+        """
         self._tables = tables
-        self._open = engine
+        self._pools = pools
         self._clock = clock
         self._name = name
         self._record = record
-        self._probe = probe
-        self._engine: Engine | None = None
-        self._known: dict[str, int] = {}  # by service: the generation that this keeper has begun with
-        self._begun: set[str] = set()  # keys that this keeper has submitted
-        self._stopping: set[str] = set()  # and those that it has asked to end
-        self._refused: dict[str, str] = {}
-        self._asked_at: dict[str, Instant] = {}
+        self._patience_s = patience_s
+        self._probing = Probing(ask)
+        self._keepers: dict[str, PoolKeeper] = {}
+        self._turns: dict[str, ThreadPoolExecutor] = {}
+        self._looks: dict[str, Future[None]] = {}
         self._wake = threading.Event()
         self._is_closing = False
         self._thread: threading.Thread | None = None
+
+    def __repr__(self) -> str:
+        return f"<ServiceKeeper {self._name}: {sorted(self._keepers)}>"
 
     def start(self) -> None:
         """Keep them in a thread."""
@@ -70,23 +80,35 @@ class ServiceKeeper:
         self._wake.set()
         if self._thread is not None:
             self._thread.join()
-        if self._engine is not None:
-            self._engine.close()
+        wait_for(self._looks.values(), END_WITHIN_S)
+        for name, keeper in self._keepers.items():
+            self._turns[name].shutdown(wait=False, cancel_futures=True)
+            with contextlib.suppress(Exception):  # an engine that is away has nothing to let go
+                keeper.close()
+        self._probing.close()
         self._tables.let_go(self._name)
 
     def step(self) -> None:
         """One look at everything."""
         now = self._clock.now()
+        busy = {name for name, look in self._looks.items() if not look.done()}  # asked before reading
         if not (kept := self._tables.all()):
             return
         if any(each.keeper != self._name or each.kept_until < after(now, LEASE_S / 2) for each in kept):
             self._tables.keep(self._name, now=now, until=after(now, LEASE_S))
             kept = self._tables.all()
-        mine = [each for each in kept if each.keeper == self._name]
-        running = [each for each in mine if each.state.has_process]
-        found = self._status([_key(each) for each in running]) if running else {}
-        for each in mine:
-            self._look(each, found.get(_key(each)), now)
+        by_pool: dict[str, list[Kept]] = {name: [] for name in self._keepers}
+        wanted: dict[str, list[str]] = {}
+        for each in kept:
+            state = each.state
+            pool = self._pools.known(state.pool if state.has_process else each.spec.pool)
+            wanted.setdefault(pool, []).extend(_keys(each))
+            if each.keeper == self._name:
+                by_pool.setdefault(pool, []).append(each)
+        for pool, mine in by_pool.items():
+            if pool not in busy:
+                self._look(pool, mine, wanted.get(pool, []))
+        wait_for(self._looks.values(), self._patience_s)
 
     # How.
 
@@ -94,125 +116,45 @@ class ServiceKeeper:
         while not self._is_closing:
             try:
                 self.step()
-            except FourfoldError as error:  # a database or an engine that is away comes back
+            except FourfoldError as error:  # a database that is away comes back
                 logger.warning("services were not looked at: %s", error)
-            except Exception:  # the outermost loop: one bad service must not leave the others alone
+            except Exception:  # the outermost loop: nobody else would look after the others
                 logger.exception("services were not looked at")
             self._wake.wait(LOOK_S)
 
-    def _status(self, keys: list[str]) -> dict[str, JobStatus]:
-        return dict(self._the_engine().status(keys))
+    def _look(self, pool: str, mine: list[Kept], wanted: list[str]) -> None:
+        if pool not in self._keepers:
+            self._keepers[pool] = PoolKeeper(
+                self._pool(pool), self._tables, self._clock, self._probing,
+                name=self._name, record=self._record,
+            )  # fmt: skip
+            self._turns[pool] = ThreadPoolExecutor(1, thread_name_prefix=f"fourfold-services-{pool}")
+        self._looks[pool] = self._turns[pool].submit(self._look_at, pool, mine, wanted)
 
-    def _the_engine(self) -> Engine:
-        if self._engine is None:
-            self._engine = self._open()
-            keep = [_key(each) for each in self._tables.all() if each.state.has_process]
-            self._engine.reap(keep)  # what a keeper that died left running, and nobody wants
-        return self._engine
+    def _look_at(self, pool: str, mine: list[Kept], wanted: list[str]) -> None:
+        try:
+            self._keepers[pool].look(mine, wanted)
+        except FourfoldError as error:
+            logger.warning("services of pool %s were not looked at: %s", pool, error)
+        except Exception:  # the outermost of its thread: the other pools go on
+            logger.exception("services of pool %s were not looked at", pool)
 
-    def _look(self, kept: Kept, status: JobStatus | None, now: Instant) -> None:
-        if self._known.get(kept.spec.name) != kept.state.generation:
-            # Begun by another process: who asked, or a keeper that died, perhaps before it carried it out.
-            self._known[kept.spec.name] = kept.state.generation
-            if kept.state.phase is ServicePhase.starting and (
-                status is None or status.phase is Phase.unknown
-            ):
-                self._perform(kept.spec, rule.again(kept.spec, kept.state))
-                return
-        if status is not None and status.phase is Phase.ended:
-            self._account(kept, status)
-        for event in self._events(kept, status, now):
-            kept = self._apply(kept, event, now)
-        if kept.state.phase is ServicePhase.ending and _key(kept) not in self._stopping:
-            self._perform(kept.spec, rule.again(kept.spec, kept.state))
+    def _pool(self, name: str) -> ServicePool:
+        try:
+            return self._pools[name]
+        except Refused as error:  # its services wait until the settings name it again
+            fault = error
 
-    def _events(self, kept: Kept, status: JobStatus | None, now: Instant) -> list[rule.Event]:
-        if status is None:
-            return [rule.Tick()]
-        if status.phase in (Phase.ended, Phase.unknown):
-            return [self._end_of(status)]
-        events: list[rule.Event] = [rule.Running(status.address)]
-        address = status.address or kept.state.address
-        probe, phase = kept.spec.probe, kept.state.phase
-        if address and probe.kind is not ProbeKind.none and phase is not ServicePhase.ending:
-            every_s = START_LOOKS_S if phase is ServicePhase.starting else probe.every_s
-            asked_at = self._asked_at.get(_key(kept))
-            if asked_at is None or seconds_between(asked_at, now) >= every_s:
-                self._asked_at[_key(kept)] = now
-                events.append(rule.Answered(*self._probe(address, probe)))
-        return [*events, rule.Tick()]
+            def opens() -> Engine:
+                raise fault
 
-    def _end_of(self, status: JobStatus) -> rule.Ended:
-        key = status.key
-        self._stopping.discard(key)
-        self._asked_at.pop(key, None)
-        is_ours = key in self._begun
-        self._begun.discard(key)
-        if (refusal := self._refused.pop(key, None)) is not None:
-            return rule.Ended(Exit(ExitKind.failed, refusal))
-        # What ended with the keeper before us did not fail by itself.
-        lost = status.exit is None or status.exit.kind in (ExitKind.worker_lost, ExitKind.cancelled)
-        return rule.Ended(status.exit, is_fault=is_ours or not lost)
-
-    def _apply(self, kept: Kept, event: rule.Event, now: Instant) -> Kept:
-        state, commands = rule.decide(kept.spec, kept.state, event, now)
-        if state == kept.state and not commands:
-            return kept
-        written = self._tables.put(kept, state)
-        if written is None:  # somebody asked for something meanwhile: the next look sees it
-            return kept
-        self._known[kept.spec.name] = state.generation
-        self._perform(kept.spec, commands)
-        return written
-
-    def _perform(self, spec: ServiceSpec, commands: tuple[rule.Command, ...]) -> None:
-        for command in commands:
-            logger.info("service %s: %s", spec.name, command)
-            try:
-                if isinstance(command, rule.Submit):
-                    self._begun.add(command.key)
-                    self._the_engine().submit(_launch(spec, command.key))
-                else:
-                    self._the_engine().stop(command.key, command.grace_s)
-                    self._stopping.add(command.key)
-            except FourfoldError as error:
-                logger.warning("service %s: %s", spec.name, error)
-                if isinstance(command, rule.Submit):  # an end of which the engine may know nothing
-                    self._refused[command.key] = str(error)
-
-    def _account(self, kept: Kept, status: JobStatus) -> None:
-        if status.exit is None or status.ended_at is None or self._engine is None:
-            return
-        resources = kept.spec.resources
-        report = JobReport(
-            key=status.key,
-            name=kept.spec.name,
-            unit=status.unit,
-            started_at=status.started_at or status.ended_at,
-            ended_at=status.ended_at,
-            exit=status.exit,
-            usage=self._engine.usage(status.key),
-            held=Held(resources.cpu.low, int(resources.memory_bytes.low), resources.gpu.low),
-            kind="service",
-        )
-        self._record((report,))
+            return ServicePool(name, opens)
 
 
-def _key(kept: Kept) -> str:
-    return service_key(kept.spec.name, kept.state.generation)
-
-
-def _launch(spec: ServiceSpec, key: str) -> Launch:
-    return Launch(
-        key,
-        spec.argv,
-        kind="service",
-        env=spec.env,
-        cwd=spec.cwd,
-        resources=spec.resources,
-        image=spec.image,
-        listens=spec.probe.kind is not ProbeKind.none,
-    )
+def _keys(kept: Kept) -> list[str]:
+    """What of a service may run: its present start, and one that another keeper may be about to make."""
+    generation = kept.state.generation
+    return [service_key(kept.spec.name, each) for each in (generation, generation + 1)]
 
 
 def new_state(spec: ServiceSpec, now: Instant) -> ServiceState:

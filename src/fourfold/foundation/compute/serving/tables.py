@@ -48,13 +48,13 @@ class ServiceTables:
         self._catalog = catalog
 
     def all(self) -> tuple[Kept, ...]:
-        """Every service, by name."""
+        """Every service, by name; not those that were forgotten."""
         with self._catalog.read() as connection:
             rows = connection.execute(sa.select(SERVICE).order_by(SERVICE.c.name)).mappings().all()
-        return tuple(_kept(row) for row in rows)
+        return tuple(kept for kept in map(_kept, rows) if not kept.state.is_forgotten)
 
     def get(self, name: str) -> Kept | None:
-        """One service."""
+        """One service, also one that was forgotten."""
         with self._catalog.read() as connection:
             query = sa.select(SERVICE).where(SERVICE.c.name == name)
             row = connection.execute(query).mappings().one_or_none()
@@ -77,8 +77,13 @@ class ServiceTables:
                 connection.execute(sa.insert(SERVICE), row)
         return known is None
 
-    def put(self, kept: Kept, state: ServiceState, spec: ServiceSpec | None = None) -> Kept | None:
-        """Write a state, if the row is still as it was read; as it is then, or `None`."""
+    def put(
+        self, kept: Kept, state: ServiceState, spec: ServiceSpec | None = None, *, keeper: str = ""
+    ) -> Kept | None:
+        """Write a state, if the row is still as it was read; as it is then, or `None`.
+
+        With `keeper`, only while that one looks after it.
+        """
         spec = spec or kept.spec
         change = {
             "state": wire.encode(state).decode(),
@@ -86,16 +91,12 @@ class ServiceTables:
             "revision": kept.revision + 1,
         }
         still = (SERVICE.c.name == kept.spec.name) & (SERVICE.c.revision == kept.revision)
+        if keeper:
+            still &= SERVICE.c.keeper == keeper
         with self._catalog.write() as connection:
             if connection.execute(sa.update(SERVICE).where(still).values(change)).rowcount != 1:
                 return None
         return Kept(spec, state, kept.revision + 1, kept.keeper, kept.kept_until)
-
-    def remove(self, kept: Kept) -> bool:
-        """Remove a service, if it is still as it was read."""
-        still = (SERVICE.c.name == kept.spec.name) & (SERVICE.c.revision == kept.revision)
-        with self._catalog.write() as connection:
-            return connection.execute(sa.delete(SERVICE).where(still)).rowcount == 1
 
     def keep(self, keeper: str, *, now: Instant, until: Instant) -> None:
         """Take, or go on to have, every service that nobody else looks after."""
