@@ -104,6 +104,17 @@ def test_a_lease_of_a_unit_that_is_gone_holds_nothing() -> None:
     assert (decision.lease.unit, decision.reason) == ("small", "2 cpu free on small")
 
 
+def test_what_a_service_holds_is_in_use_and_named_to_who_waits_for_it() -> None:
+    service = Lease("service web", "small", 1.5, 1 << 30, is_lasting=True)
+    elsewhere = Lease("service other", "sold", 1, 0, is_lasting=True)
+    (held,) = place([SMALL], [service, elsewhere], [waits("a", asks(1))], NOW)
+    assert held == Hold(
+        "a", "needs 1 cpu; small has 0.5 cpu, 7.0 GiB free; service web holds 1.5 cpu, 1.0 GiB"
+    )
+    (started,) = place([SMALL], [service], [waits("a", asks(0.5))], NOW)
+    assert isinstance(started, Start)
+
+
 def test_what_never_fits_is_told_with_the_units_there_are() -> None:
     assert never_fits([SMALL, GPU], asks(8, 64, 2)) == ""
     assert never_fits([SMALL, GPU], asks(9)) == (

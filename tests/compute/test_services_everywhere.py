@@ -49,6 +49,22 @@ HTTPServer((os.environ["FOURFOLD_HOST"], int(os.environ["FOURFOLD_PORT"])), Hand
 """
 
 
+FLOW = """
+import fourfold as ff
+
+@ff.step(cpu=1)
+def double(n):
+    return 2 * n
+
+@ff.flow
+def study(n: int = 21):
+    return double(n).result()
+
+if __name__ == "__main__":
+    print(study.run(show=False))
+"""
+
+
 class House:
     """A project whose pool `lab` has some engine, and the `fourfold up` that looks after it."""
 
@@ -224,6 +240,29 @@ def test_a_service_whose_node_died_waits_for_another_and_runs_there(tmp_path: Pa
         until(lambda: made.state().phase is ServicePhase.ready, lambda: str(made.state()))
         assert made.says().startswith(made.token)
         assert made.state().starts[0].unit != made.state().starts[-1].unit
+
+
+def test_steps_wait_for_what_a_service_holds_and_run_when_it_has_ended(tmp_path: Path) -> None:
+    (tmp_path / "study.py").write_text(FLOW)
+    with house(tmp_path, "local://") as made:
+        made.start(pool="local", cpu=f"{made.project.unit.cores - 0.5:g}")
+        made.until(ServicePhase.ready, 1)
+        study = subprocess.Popen(
+            [sys.executable, "study.py"],
+            cwd=tmp_path,
+            env=made.environment,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+        def why() -> str:
+            runs = made.project.flows.list()
+            return "\n".join(each.reason for run in runs for each in made.project.flows.why(run.id))
+
+        until(lambda: "service web holds" in why(), why)
+        made.project.compute.stop_service("web")
+        out, _ = study.communicate(timeout=WITHIN_S)
+        assert out.strip() == "42"
 
 
 def test_a_port_that_something_else_took_costs_a_start_and_no_more(tmp_path: Path) -> None:

@@ -307,6 +307,7 @@ class Project:
             owning=lambda: self.host_door.open(),
             far=self.engines.far,
             brought=Brought(self.compute.environment, lambda: settings_text(self.home)),
+            beside=lambda: self.compute.held_by_services(),
             settings=LoopSettings(
                 most_bodies=self.settings.flows.bodies,
                 most_idle_in=self.engines.most_warm(),

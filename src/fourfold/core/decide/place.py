@@ -26,13 +26,15 @@ _ROUNDING = 1e-9
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """What a live attempt holds."""
+    """What a live attempt, or a service, holds."""
 
     holder: str
     unit: str
     cpu: float
     memory_bytes: int
     gpu: float = 0
+    is_lasting: bool = False
+    """Whether nobody knows its end, as of a service: who waits for it is told of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +95,7 @@ def place(
                 break
         else:
             suited = [unit for unit in units if not unsuited(work.resources, unit)]
-            decisions.append(Hold(work.holder, _why_not(suited, free, need)))
+            decisions.append(Hold(work.holder, _why_not(suited, free, need, leases)))
             if seconds_between(work.ready_at, now) >= PATIENCE_S:
                 kept_for = work.holder
     return tuple(decisions)
@@ -147,10 +149,19 @@ def _words(need: tuple[float, float, float]) -> str:
 
 
 def _why_not(
-    units: Sequence[UnitCapacity], free: dict[str, list[float]], need: tuple[float, float, float]
+    units: Sequence[UnitCapacity],
+    free: dict[str, list[float]],
+    need: tuple[float, float, float],
+    leases: Sequence[Lease],
 ) -> str:
     shown = []
     for unit in units[:MOST_SHOWN]:
         cpu, memory, gpu = (max(0.0, amount) for amount in free[unit.name])
         shown.append(f"{unit.name} has {_words((cpu, memory, gpu))} free")
-    return f"needs {_words(need)}; {'; '.join(shown) or 'there is no unit'}"
+    names = {unit.name for unit in units}
+    lasting = [
+        f"{lease.holder} holds {_words((lease.cpu, lease.memory_bytes, lease.gpu))}"
+        for lease in leases
+        if lease.is_lasting and lease.unit in names
+    ]
+    return f"needs {_words(need)}; {'; '.join([*shown, *lasting[:MOST_SHOWN]]) or 'there is no unit'}"

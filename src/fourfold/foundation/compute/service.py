@@ -26,6 +26,7 @@ from fourfold.core.compute import (
 )
 from fourfold.core.decide.account import account
 from fourfold.core.decide.measured import machine_of, quality_standings, standings
+from fourfold.core.decide.place import Lease
 from fourfold.core.decide.pools import pool_of
 from fourfold.core.decide.right_size import right_size, right_size_flow
 from fourfold.core.environment import Environment, identify
@@ -286,6 +287,10 @@ class Compute:
 
     def service_logs(self, name: str, *, offset: int = 0, generation: int = 0) -> ServiceLog:
         return self._desk.logs(name, offset=offset, generation=generation)
+
+    def held_by_services(self) -> tuple[Lease, ...]:
+        """What services hold of the units that they run on."""
+        return self._desk.leases()
 
     def keep_services(self) -> None:
         """Look after the services from now on, in a thread of this process."""

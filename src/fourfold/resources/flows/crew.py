@@ -5,15 +5,17 @@ The loop decides about calls; the crew finds each its worker: a warm one, else a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
 
 from fourfold.core.decide import flow as rules
-from fourfold.core.decide.place import never_fits
+from fourfold.core.decide.place import Lease, never_fits
 from fourfold.core.decide.pools import PoolRules, choose_pool, pool_of, unknown_pool
 from fourfold.core.decide.rejoin import Rejoin, Standing, rejoin
+from fourfold.core.errors import FourfoldError
 from fourfold.core.flows import BODY, Attempt, CallKey, CallKind, CallState, Failure, Policy, StepCall
 from fourfold.core.jobs import Exit, ExitKind, Resources, UnitCapacity
 from fourfold.core.pools import PoolLoad
@@ -47,6 +49,8 @@ class Settings:
     """Where bodies run: on this machine, because they talk to the loop all the time."""
 
 
+BESIDE_FRESH_S = 2.0
+"""While a step waits, it is asked so often what services hold: they come and go without a word to us."""
 AWAY_MARGIN_S = 30.0
 """A worker that nobody has heard of ends itself within `away_s`; so much later its place is given away.
 
@@ -74,8 +78,12 @@ class Crew:
         timers: Timers,
         apply: Callable[[OpenFlow, rules.Event], None],
         later: Later,
+        beside: Callable[[], Sequence[Lease]] | None = None,
     ) -> None:
-        """`apply` asks the rules about an event of a run; `later` keeps what is done after the commit."""
+        """`apply` asks the rules about an event of a run; `later` keeps what is done after the commit.
+
+        `beside` says what services hold of the pools' units.
+        """
         self._flows = flows
         self._control = control
         self._clock = clock
@@ -92,6 +100,8 @@ class Crew:
         )
         self.placing = Placing(most_bodies=settings.most_bodies)
         self._looks_at_idle_at: Instant | None = None
+        self._beside = beside
+        self._asks_beside_at: Instant | None = None
 
     def __repr__(self) -> str:
         return f"<Crew: {self.workers!r}>"
@@ -263,6 +273,7 @@ class Crew:
 
     def place(self, now: Instant) -> None:
         """Give free units to those whose turn it is."""
+        self._ask_beside(now)
         turns = self.placing.turns(
             self._control.pools(),
             now,
@@ -272,6 +283,17 @@ class Crew:
         )
         for turn in turns:
             self._lease(self._flows[turn.run], turn)
+
+    def _ask_beside(self, now: Instant) -> None:
+        """Hear what services hold, while a step waits for room."""
+        if self._beside is None or not self.placing.has_waiting:
+            return
+        if self._asks_beside_at is not None and now < self._asks_beside_at:
+            return
+        with contextlib.suppress(FourfoldError):  # what was known stays until it can be asked again
+            self.placing.hold_beside(self._beside())
+        self._asks_beside_at = after(now, BESIDE_FRESH_S)
+        self._timers.at(self._asks_beside_at, lambda: None)  # so that there is a turn then
 
     def _ready_call(self, run: str, key: CallKey) -> StepCall | None:
         """The call, if it still wants a worker. The end of an earlier attempt queues it again."""

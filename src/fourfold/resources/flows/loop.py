@@ -11,7 +11,7 @@ The simulator drives this same class, with a store in memory and a control that 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from fourfold.core.context import Ref
@@ -77,7 +77,9 @@ class Loop:
         resolve: Resolve = lambda ref: ref.version if ref.kind == "blob" else None,
         step_code: Callable[[Code, str], str] = lambda code, _module: code.digest,
         settings: Settings | None = None,
+        beside: Callable[[], Sequence[Lease]] | None = None,
     ) -> None:
+        """`beside` says what services hold of the pools' units."""
         self._store = store
         self._control = control
         self._clock = clock
@@ -104,6 +106,7 @@ class Loop:
             timers=self._timers,
             apply=self._apply,
             later=lambda act, *, gives_work=False: self._outbox.later(act, gives_work=gives_work),
+            beside=beside,
         )
         self.workers, self.placing = self.crew.workers, self.crew.placing
 

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fourfold.core.decide.place import Lease
 from fourfold.core.decide.pools import unit_name
 from fourfold.core.flows import Code
 from fourfold.core.ports.clock import Clock
@@ -112,9 +113,11 @@ class Owner:
         far: Far | None = None,
         bundle: Callable[[Code], bytes] | None = None,
         brought: Brought | None = None,
+        beside: Callable[[], Sequence[Lease]] | None = None,
     ) -> None:
         """`far` says how workers on other machines come in, `bundle` gives them their code, and `brought`
-        what else they are brought where their machine has nothing."""
+        what else they are brought where their machine has nothing. `beside` says what services hold of the
+        pools' units."""
         self._home = home
         self._clock = clock
         self._code_folder = code_folder
@@ -137,6 +140,7 @@ class Owner:
             clock=clock,
             new_id=new_id,
             settings=settings or Settings(),
+            beside=beside,
             **options,
         )
         self.loop.scheduler.is_firing = is_firing

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from fourfold.core.decide.place import HEADS, Lease, Start, Waiting, place
@@ -30,12 +30,13 @@ class Turn:
 class Placing:
     """Ready steps by priority and time; bodies one after the other, so many at once.
 
-    What is in use is the sum of the live leases, never a counter.
+    What is in use is the sum of the live leases, of attempts and of services, never a counter.
     """
 
     def __init__(self, *, most_bodies: int) -> None:
         self.most_bodies = most_bodies
         self.leases: dict[tuple[str, str], Lease] = {}
+        self._beside: tuple[Lease, ...] = ()
         self._steps: dict[str, list[tuple[int, Instant, str, CallKey]]] = {}
         self._bodies: deque[Place] = deque()
         self._queued: set[Place] = set()
@@ -71,6 +72,17 @@ class Placing:
         """An attempt has ended: what it held is free."""
         self.leases.pop((run, key), None)
         self._has_changed = True
+
+    def hold_beside(self, leases: Sequence[Lease]) -> None:
+        """What services hold of the units: it is in use as what attempts hold is."""
+        if tuple(leases) != self._beside:
+            self._beside = tuple(leases)
+            self._has_changed = True
+
+    @property
+    def has_waiting(self) -> bool:
+        """Whether a step waits for its turn."""
+        return any(self._steps.values())
 
     def look_again(self) -> None:
         """Units have come or gone."""
@@ -154,7 +166,8 @@ class Placing:
                 self.hold(entry[2], entry[3], _out_of_reach(pool))
                 heapq.heappush(queue, entry)
             return
-        for decision in place(pool.units, tuple(self.leases.values()), waiting, now):
+        leases = (*self.leases.values(), *self._beside)
+        for decision in place(pool.units, leases, waiting, now):
             entry = heads[decision.holder]
             _, _, run, key = entry
             if isinstance(decision, Start):

@@ -16,6 +16,7 @@ from fourfold.catalog.database import Catalog
 from fourfold.core.catalog import LOCAL, principal
 from fourfold.core.compute import FlowAdvice, Job, JobReport
 from fourfold.core.context import Ref
+from fourfold.core.decide.place import Lease
 from fourfold.core.decide.pools import pool_of
 from fourfold.core.decide.schedule import next_tick
 from fourfold.core.errors import FourfoldError, NotFound, Refused
@@ -95,11 +96,12 @@ class FlowService:
         owning: Callable[[], None] = lambda: None,
         far: Far | None = None,
         brought: Brought | None = None,
+        beside: Callable[[], Sequence[Lease]] | None = None,
     ) -> None:
         """`pools` is asked when this process first needs them. Their engines must be the loop's own, because
         the owner ends everything that an earlier life of it left running there. `owning` is called when this
         process becomes the owner; `far` says where it listens for workers on other machines, and `brought`
-        what these are brought where their machine has nothing."""
+        what these are brought where their machine has nothing; `beside` says what services hold of units."""
         self._home = home.absolute()
         self._blobs = blobs
         self._clock = clock
@@ -131,6 +133,7 @@ class FlowService:
                 settings=settings,
                 is_firing=is_firing,
                 far=far,
+                beside=beside,
                 bundle=lambda code: blobs.get(Digest(code.blob)),
                 brought=brought,
             )

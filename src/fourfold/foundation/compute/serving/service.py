@@ -9,6 +9,7 @@ from dataclasses import replace
 from fourfold.catalog.database import Catalog
 from fourfold.core.decide import serving as rule
 from fourfold.core.decide.match import check_abilities, refusal
+from fourfold.core.decide.place import Lease
 from fourfold.core.errors import NotFound, Refused, TimedOut, Unavailable, did_you_mean
 from fourfold.core.ports.clock import Clock
 from fourfold.core.ports.engine import Engine, Resources
@@ -98,6 +99,21 @@ class ServiceDesk:
         chunk = self._engine(pool).logs(service_key(name, generation), max(0, offset), LOG_BYTES)
         text = chunk.data.decode(errors="replace")
         return ServiceLog(text, chunk.next_offset, generation, chunk.is_end)
+
+    def leases(self) -> tuple[Lease, ...]:
+        """What services hold of their units, from when they run there until they have ended."""
+        return tuple(
+            Lease(
+                f"service {each.spec.name}",
+                each.state.unit,
+                each.spec.resources.cpu.low,
+                round(each.spec.resources.memory_bytes.low),
+                each.spec.resources.gpu.low,
+                is_lasting=True,
+            )
+            for each in self._tables.all()
+            if each.state.has_process and each.state.unit
+        )
 
     def close(self) -> None:
         """Let go of the engines that were asked."""
