@@ -36,7 +36,11 @@ def look(n):
 @ff.step(pool="lab")
 def open_the_project(n):
     from fourfold.wiring import open_project
-    return repr(open_project())
+    return repr(open_project().database)
+
+@ff.step(pool="lab")
+def give_much(n):
+    return bytes(n)
 
 @ff.flow
 def train(n: int = 1):
@@ -45,6 +49,11 @@ def train(n: int = 1):
 @ff.flow
 def reach():
     return open_the_project(1).result()
+
+@ff.flow
+def give():
+    assert len(give_much(60_000).result()) == 60_000
+    return give_much(600_000).result()
 """
 
 
@@ -220,10 +229,10 @@ def test_what_only_the_owners_machine_has_is_refused_there_in_words(lab: Callabl
     there = lab(lock_of("msgspec"))
     give_uv(there)
     with closing(there.owner()) as flows:
-        run = there.submit(SOURCE, flow="reach")
-        ended = flows.wait(run, timeout_s=WITHIN_S)
-        assert ended.failure is not None
-        assert "does not see the project's folder" in ended.failure.message
+        for flow, part in (("reach", "catalog"), ("give", "storage")):
+            ended = flows.wait(there.submit(SOURCE, flow=flow), timeout_s=WITHIN_S)
+            assert ended.failure is not None
+            assert f"not see the project's folder, and its {part} lies there" in ended.failure.message
 
 
 def test_a_starter_that_is_not_wanted_is_refused_and_one_meets_only_its_owner(

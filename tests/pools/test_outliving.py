@@ -131,3 +131,45 @@ def test_a_worker_that_was_given_up_out_of_reach_kills_its_work_when_it_is_back(
         until(lambda: is_over(child), "what it started has ended")
         assert f"the owner refused it: {told}" in lab.log()
         assert flows.wait(run, timeout_s=WITHIN_S).state == "cancelled"
+
+
+SAYS = """
+import os, sys, time
+
+@ff.step(pool="lab")
+def fit(n):
+    os.write(1, b"caf\\xe9 first\\n")
+    open("begun", "w").close()
+    while os.path.exists("hold"):
+        time.sleep(0.01)
+    print("während niemand da ist")
+    open("told", "w").close()
+    while os.path.exists("hold more"):
+        time.sleep(0.01)
+    print("last")
+
+@ff.flow
+def train():
+    return fit(1).result()
+"""
+
+
+def test_what_is_printed_while_no_owner_is_there_is_read_afterwards_without_gap_or_repetition(
+    lab: Lab,
+) -> None:
+    folder = lab.project.folder
+    (folder / "hold more").touch()
+    with closing(lab.owner()) as flows:
+        run = lab.submit(SAYS)
+        until((folder / "begun").exists, "the step has printed")
+        first = flows.logs(run, call="fit#0")
+        assert (first.text, first.is_end) == ("caf\N{REPLACEMENT CHARACTER} first\n", False)
+    lab.release()
+    until((folder / "told").exists, "it has printed while nobody is there")
+    with closing(lab.owner()) as flows:
+        flows.start_loop()
+        (folder / "hold more").unlink()
+        lab.result(flows, run)
+        rest = flows.logs(run, call="fit#0", offset=first.next_offset)
+        assert rest.text == "während niemand da ist\nlast\n"
+        assert rest.is_end

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from fourfold.core.errors import Refused
@@ -39,23 +39,21 @@ def read_settings(home: Path, environ: Mapping[str, str]) -> Settings:
     return Settings.parse(given, environ)
 
 
-def refuse_unseen(settings: Settings, environ: Mapping[str, str], parts: Iterable[str]) -> None:
-    """On a machine that does not see the project's folder, refuse parts that would lie in it.
+def refuse_unseen(settings: Settings, environ: Mapping[str, str], part: str) -> None:
+    """On a machine that does not see the project's folder, refuse a part that lies in it.
 
     What is opened there would be another, empty one.
     """
-    if not environ.get("FOURFOLD_AFAR"):
-        return
-    for part in parts:
-        scheme, _, rest = getattr(settings, part).partition("://")
-        if scheme in ("", "sqlite", "file", "lmdb") and not (rest.startswith("/") and Path(rest).is_dir()):
-            raise Refused(
-                f"this machine does not see the project's folder, and its {part} lies there",
-                ways_on=[
-                    f"set '{part}' to what both machines reach (postgresql://…, s3://…, a shared folder)",
-                    "or take the value in as an argument of the step, and give it back as its result",
-                ],
-            )
+    scheme, _, rest = getattr(settings, part).partition("://")
+    is_here = scheme not in ("", "sqlite", "file", "lmdb") or (rest.startswith("/") and Path(rest).is_dir())
+    if environ.get("FOURFOLD_AFAR") and not is_here:
+        raise Refused(
+            f"this machine does not see the project's folder, and its {part} lies there",
+            ways_on=[
+                f"set '{part}' to what both machines reach (postgresql://…, s3://…, a shared folder)",
+                "or give the step small values (64 KiB) and let it return such: these travel without it",
+            ],
+        )
 
 
 def make_folder(home: Path) -> None:

@@ -125,6 +125,7 @@ class Project:
 
     @part
     def database(self) -> Catalog:
+        refuse_unseen(self.settings, os.environ, "catalog")
         from fourfold.catalog.database import Catalog
 
         return Catalog.open(self.database_url)
@@ -138,6 +139,7 @@ class Project:
 
     @part
     def stores(self) -> Stores:
+        refuse_unseen(self.settings, os.environ, "storage")
         return Stores(self.settings, self.home)
 
     @part
@@ -172,9 +174,9 @@ class Project:
 
     @part
     def online(self) -> OnlineStore:
+        refuse_unseen(self.settings, os.environ, "online")
         from fourfold.adapters.lmdb_online import LmdbOnline
 
-        refuse_unseen(self.settings, os.environ, ("online",))
         return LmdbOnline(self._folder(self.settings.online, self.home / "online"))
 
     @part
@@ -479,7 +481,5 @@ def open_project() -> Project:
     with _opening:
         project = _opened.get((os.getpid(), home))
         if project is None:
-            settings = read_settings(home, os.environ)
-            refuse_unseen(settings, os.environ, ("catalog", "storage"))
-            project = _opened[os.getpid(), home] = Project(home, settings)
+            project = _opened[os.getpid(), home] = Project(home, read_settings(home, os.environ))
         return project
