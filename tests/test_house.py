@@ -37,6 +37,7 @@ HOMES: dict[str, str] = {
     "anyio": r"fourfold\.server(\..*)?",
     "uvicorn": r"fourfold\.(adapters\..*|server(\..*)?)",
     "starlette": r"fourfold\.(adapters\..*|server(\..*)?)",
+    "yaml": r"fourfold\.adapters\.kubernetes\.access",
     "click": r"fourfold\.cli(\..*)?",
 }
 ANYWHERE = {"pyarrow", "numpy", "duckdb", "msgspec", "uv"}

@@ -5,20 +5,26 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from tests.compute.test_local_engine import UNIT
 from tests.compute.test_slurm_parts import Paper
 
 from fourfold.adapters.containers import ContainerEngine, ContainerSettings
+from fourfold.adapters.kubernetes import KubernetesEngine, KubernetesSettings
 from fourfold.adapters.local_engine import LocalEngine
 from fourfold.adapters.ray import RayEngine, RaySettings
 from fourfold.adapters.slurm import SlurmEngine
 from fourfold.testing.clock import MovableClock
 from fourfold.testing.engine import FakeEngine, capability_table
 
+NOWHERE = """{
+"current-context": "x",
+"contexts": [{"name": "x", "context": {"cluster": "x"}}],
+"clusters": [{"name": "x", "cluster": {"server": "https://127.0.0.1:1"}}]}"""
 PAGE = Path(__file__).parents[2] / "docs" / "internals" / "compute.md"
 
 
-def test_the_docs_show_what_the_engines_declare(tmp_path: Path) -> None:
+def test_the_docs_show_what_the_engines_declare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     local = LocalEngine(tmp_path, unit=UNIT, may_group=False).capabilities()
     slurm = SlurmEngine(tmp_path / "slurm", cluster=Paper()).capabilities()
     containers = ContainerEngine(
@@ -28,8 +34,14 @@ def test_the_docs_show_what_the_engines_declare(tmp_path: Path) -> None:
         unit=UNIT,
         project=tmp_path,
     ).capabilities()
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
+    (tmp_path / "kubeconfig").write_text(NOWHERE)
+    kubernetes = KubernetesEngine(
+        KubernetesSettings.parse("kubernetes://"), label="x", folder=tmp_path
+    ).capabilities()
     table = capability_table(
         {
+            "`kubernetes://`": kubernetes,
             "`local://` with control groups": replace(local, memory_limit="enforced"),
             "`local://` without": local,
             "`podman://`": containers,

@@ -20,7 +20,7 @@ ADDRESSES: Mapping[str, tuple[str, ...]] = {
     "storage": ("file", *SCHEMES),
     "tables": ("iceberg+sqlite", "iceberg+postgresql", "iceberg+http", "iceberg+https"),
     "online": ("lmdb",),
-    "engine": ("local", "podman", "ray", "slurm"),
+    "engine": ("kubernetes", "local", "podman", "ray", "slurm"),
     "openlineage": ("file", "http", "https"),
 }
 """Which schemes each part's address may have in this release."""

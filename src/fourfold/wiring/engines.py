@@ -88,6 +88,15 @@ class Engines:
                     project=self._home.parent,
                     price_usd_per_hour=settings.price_usd_per_hour,
                 )
+            case "kubernetes":
+                from fourfold.adapters.kubernetes import KubernetesEngine, KubernetesSettings
+
+                return KubernetesEngine(
+                    KubernetesSettings.parse(settings.engine),
+                    label=f"{self._settings.project}.{self._installation()}.{use}.{pool}",
+                    folder=self._home / "jobs" / f"{use}.{pool}",
+                    price_usd_per_hour=settings.price_usd_per_hour,
+                )
             case other:
                 raise Refused(f"pool '{pool}' has an engine that nobody answers: '{other}://'")
 

@@ -170,6 +170,11 @@ class FakeCluster:
         with self._kubelet.log(uid).open("r+b") as file:
             file.truncate(0)
 
+    def home(self, pod: str, namespace: str = "default") -> Path:
+        """Where a pod's container starts when it says nothing else."""
+        uid = self.store.get(POD, namespace, pod)["metadata"]["uid"]
+        return self._kubelet.log(uid).with_name("home")
+
     def forget(self, kind: Kind, name: str, namespace: str = "default") -> None:
         """Lose an object as if it had never been, with all that it owns."""
         self.store.remove(kind, namespace, name)

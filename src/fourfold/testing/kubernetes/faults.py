@@ -12,10 +12,13 @@ class Fault:
 
     status: int = 0
     """This status, as a `Status` object, instead of an answer; the request has no effect."""
+    message: str = "a fault of the test"
     headers: Mapping[str, str] = field(default_factory=dict)
     cut_after: int | None = None
     """So many bytes of the answer are sent (of a watch: events), then the connection is cut."""
     hangs: bool = False
     """No answer until the cluster is closed or the client has gone."""
+    cut_before: bool = False
+    """The connection is cut instead of an answer; the request has no effect."""
     loses_answer: bool = False
     """The request has its effect, and the connection is cut before the answer."""

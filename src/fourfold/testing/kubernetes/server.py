@@ -98,9 +98,10 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             if fault.hangs:
                 self._until_gone()
+            if fault.cut_before:
+                raise _Cut
             if fault.status:
-                message = f"a fault of the test: {fault.status}"
-                raise ApiError(fault.status, "Fault", message, headers=fault.headers)
+                raise ApiError(fault.status, "Fault", fault.message, headers=fault.headers)
             self._answer(body, fault)
         except ApiError as error:
             self._refuse(error)

@@ -153,6 +153,8 @@ class Store:
                     return self._put(kind, item, "MODIFIED")
             if metadata.get("finalizers"):
                 metadata.setdefault("deletionTimestamp", now_text())
+                if kind == POD and not item["spec"].get("nodeName"):
+                    item.setdefault("status", {})["phase"] = "Failed"  # no node has to end it
                 return self._put(kind, item, "MODIFIED")
             return self._drop(kind, item)
 
