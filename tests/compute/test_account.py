@@ -190,3 +190,15 @@ def test_what_is_matched_lacks_nothing_and_what_is_not_lacks_something(
     matched = match(request, [SMALL, LARGE, GPU])
     for offer in (SMALL, LARGE, GPU):
         assert (offer in matched) is (shortfalls(request, offer) == ())
+
+
+def test_a_job_that_stood_in_line_for_a_processor_is_bound_by_it_and_not_by_waiting() -> None:
+    unit = Unit("local", cores=4, memory_bytes=16 << 30)
+    in_line = account(Usage(10.0, 2.5, cpu_wait_s=7.0), held=Held(1.0), unit=unit)
+    assert in_line.bound is Bound.cpu
+    assert in_line.sentence == (
+        "The processor bounds it, and others kept it busy: 0.25 of 1 core busy, and ready for one 70% of the "
+        "time. It would be faster alone."
+    )
+    assert account(Usage(10.0, 2.5, cpu_wait_s=0.5), held=Held(1.0), unit=unit).bound is Bound.waiting
+    assert account(Usage(10.0, 9.5, cpu_wait_s=0.4), held=Held(1.0), unit=unit).bound is Bound.cpu

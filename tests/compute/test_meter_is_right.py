@@ -5,15 +5,20 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from tests.compute.test_local_engine import UNIT, eventually, python
 
 from fourfold.adapters.local_engine import LocalEngine, groups
+from fourfold.core import wire
+from fourfold.core.compute import Bound, Held
+from fourfold.core.decide.account import account
 from fourfold.core.ports.engine import Launch, Resources, Usage
 from fourfold.core.quantities import Range
+from fourfold.runner.meter import Meter
 
 pytestmark = pytest.mark.slow
 
@@ -96,6 +101,40 @@ def test_the_mean_of_memory_tells_half_a_load_from_a_whole_one(engine: LocalEngi
     assert usage.memory_mean_bytes is not None
     assert 0.35 * (256 << 20) < usage.memory_mean_bytes < 0.65 * (256 << 20)
     assert len(usage.trace) > 5
+
+
+BOUND = {
+    "while time.process_time() < 0.5: pass": Bound.cpu,
+    "time.sleep(1)": Bound.waiting,
+    "a, b = os.pipe(); os.fork() or (time.sleep(1), os._exit(0)); os.close(b); os.read(a, 1)": Bound.waiting,
+}
+
+
+@pytest.mark.parametrize("load", sorted(BOUND))
+def test_what_bounds_a_job_is_told_rightly_also_where_others_keep_the_machine_busy(
+    engine: LocalEngine, load: str
+) -> None:
+    usage = used(engine, "a", python(f"import os, time\n{load}"))
+    made = account(usage, held=Held(1.0), unit=UNIT)
+    assert made.bound is BOUND[load], made.sentence
+
+
+def test_what_bounds_a_step_is_told_rightly_also_where_others_keep_the_machine_busy() -> None:
+    meter = Meter()
+
+    def bound(work: Callable[[], object]) -> Bound:
+        meter.start()
+        work()
+        return account(wire.convert(meter.stop(), Usage), held=Held(1.0), unit=UNIT).bound
+
+    def spins() -> None:
+        end = time.thread_time() + 0.3
+        while time.thread_time() < end:
+            pass
+
+    assert bound(spins) is Bound.cpu
+    assert bound(lambda: time.sleep(0.5)) is Bound.waiting
+    meter.close()
 
 
 def test_use_is_told_over_time_while_a_job_runs(engine: LocalEngine) -> None:

@@ -72,6 +72,9 @@ class Usage:
     gpu_s: float | None = None
     """Seconds of work of all GPUs together, as NVML counts it (a kernel was running, however small)."""
     gpu_memory_peak_bytes: int | None = None
+    cpu_wait_s: float | None = None
+    """How long it stood ready for a processor that others kept busy. It goes into the account's sentence, and
+    is not kept beside it."""
     trace: tuple[tuple[int, ...], ...] = ()
     """Readings over time, few and bounded: (at_ms, cpu_ms, memory_bytes, read_bytes, written_bytes), and
     where there are GPUs (…, gpu_ms, gpu_memory_bytes)."""

@@ -25,12 +25,14 @@ class Meter:
     >>> meter.start()
     >>> usage = meter.stop()
     >>> sorted(usage)  # doctest: +NORMALIZE_WHITESPACE
-    ['cpu_s', 'disk_wait_s', 'flops', 'gpu_memory_peak_bytes', 'gpu_s', 'memory_mean_bytes',
+    ['cpu_s', 'cpu_wait_s', 'disk_wait_s', 'flops', 'gpu_memory_peak_bytes', 'gpu_s', 'memory_mean_bytes',
      'memory_peak_bytes', 'memory_peak_is_exact', 'read_bytes', 'trace', 'wall_s', 'written_bytes']
 
     `stop` gives the fields of `core.ports.engine.Usage` as a plain dictionary:
 
     - `cpu_s`: user and system time of this process and of children that it has waited for.
+    - `cpu_wait_s`: how long its first thread stood ready for a processor that others kept busy, as the kernel
+      counts it; `None` where it does not.
     - `memory_peak_bytes`: the highest resident memory of this process during the attempt, exact on Linux
       (`memory_peak_is_exact`); elsewhere the highest since the process began, which may be too much.
     - `read_bytes`, `written_bytes`: by system calls (files, pipes and sockets, cached or not), children
@@ -46,7 +48,7 @@ class Meter:
         """`counted` gives the operations counted so far in this process; it only grows."""
         self._counted = counted
         self._pid = -1
-        self._clear = self._status = self._io = -1
+        self._clear = self._status = self._io = self._schedule = -1
         self._open()
         self._watch = Watch(self._so_far)
 
@@ -57,6 +59,7 @@ class Meter:
         self._is_exact = self._reset_peak()
         self._read, self._written = self._bytes()
         self._flops = self._counted()
+        self._queued_s = self._queued()
         self._cpu_s = _cpu_s()
         self._wall_s = time.perf_counter()
         self._watch.begin()
@@ -65,6 +68,7 @@ class Meter:
         """Take the second reading; the differences since `start`."""
         wall_s = time.perf_counter() - self._wall_s
         cpu_s = _cpu_s() - self._cpu_s
+        queued_s = self._queued()
         read, written = self._bytes()
         own_peak, resident = self._memory()
         peak = own_peak if self._is_exact else None
@@ -80,6 +84,7 @@ class Meter:
             **told,
             "wall_s": wall_s,
             "cpu_s": cpu_s,
+            "cpu_wait_s": None if queued_s is None or self._queued_s is None else queued_s - self._queued_s,
             "memory_peak_bytes": whole["memory_peak_bytes"],
             "memory_peak_is_exact": bool(whole["is_exact"]),
             "read_bytes": None if read is None or self._read is None else read - self._read,
@@ -89,10 +94,10 @@ class Meter:
 
     def close(self) -> None:
         """Close the files that it reads."""
-        for fd in (self._clear, self._status, self._io):
+        for fd in (self._clear, self._status, self._io, self._schedule):
             if fd >= 0:
                 os.close(fd)
-        self._clear = self._status = self._io = -1
+        self._clear = self._status = self._io = self._schedule = -1
 
     def _open(self) -> None:
         self.close()
@@ -100,6 +105,7 @@ class Meter:
         self._clear = _open("/proc/self/clear_refs", os.O_WRONLY)
         self._status = _open("/proc/self/status", os.O_RDONLY)
         self._io = _open("/proc/self/io", os.O_RDONLY)
+        self._schedule = _open("/proc/self/schedstat", os.O_RDONLY)
 
     def _reset_peak(self) -> bool:
         if self._clear < 0 or self._status < 0:
@@ -120,6 +126,15 @@ class Meter:
             return None, None
         status = os.pread(self._status, 4096, 0)
         return _kilobytes(status, b"VmHWM:"), _kilobytes(status, b"VmRSS:")
+
+    def _queued(self) -> float | None:
+        """Seconds that the first thread was ready and did not run."""
+        if self._schedule < 0:
+            return None
+        try:
+            return int(os.pread(self._schedule, 64, 0).split()[1]) / 1e9  # ran, queued (ns), how often
+        except (OSError, IndexError, ValueError):
+            return None
 
     def _bytes(self) -> tuple[int | None, int | None]:
         if self._io < 0:

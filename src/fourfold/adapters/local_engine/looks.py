@@ -30,7 +30,7 @@ class Looks:
         self._began = began
         self._trace = Trace()
         self._look_count = 0
-        self._on_disk_count = 0
+        self._on_disk_count = self._ready_count = 0
         self._moved = moved_bytes("self")
         self._kept_at = began
         self.due_at = began + FIRST_S
@@ -53,6 +53,7 @@ class Looks:
         used += children.ru_utime + children.ru_stime
         self._look_count += 1
         self._on_disk_count += "D" in states and "R" not in states
+        self._ready_count += "R" in states
         age_s = now - self._began
         self._trace.add(
             age_s,
@@ -105,6 +106,7 @@ class Looks:
             "read_bytes": read_bytes,
             "written_bytes": written_bytes,
             "disk_wait_s": self._disk_wait_s(wall_s),
+            "cpu_wait_s": self._cpu_wait_s(wall_s, used),
             "trace": trace.points,
         }
 
@@ -120,6 +122,12 @@ class Looks:
     def _group_cpu_s(self) -> float | None:
         told = [group.cpu_s() for group in self._groups]
         return sum(each or 0.0 for each in told) if told and None not in told else None
+
+    def _cpu_wait_s(self, wall_s: float, used: float) -> float | None:
+        """The share of looks that met something ready to run, without the time in which it ran."""
+        if not self._look_count:
+            return None
+        return max(0.0, wall_s * self._ready_count / self._look_count - used)
 
     def _disk_wait_s(self, wall_s: float) -> float | None:
         """The kernel's own count where groups have one, else the share of looks that met it waiting."""

@@ -157,6 +157,12 @@ def _bound(usage: Usage, held: Held, utilisation: float | None) -> tuple[Bound, 
         return Bound.cpu, over if utilisation <= 1.25 else f"{over} Ask for {_whole(busy)}."
     if utilisation >= BUSY:
         return Bound.cpu, f"The processor bounds it: {busy:.2g} of {cores} busy."
+    in_line = (usage.cpu_wait_s or 0.0) / usage.wall_s
+    if in_line >= MOST_OF_WAITING * (1 - min(1.0, busy)):
+        return Bound.cpu, (
+            f"The processor bounds it, and others kept it busy: {busy:.2g} of {cores} busy, and ready for "
+            f"one {in_line:.0%} of the time. It would be faster alone."
+        )
     if held.cpu >= 1.5 and BUSY <= busy <= 1.25:
         return Bound.one_core, (
             f"One core bounds it: it held {cores} and kept {busy:.2g} busy. "
