@@ -15,14 +15,17 @@ Metering is judged by what the kernel and GNU time say of the same processes.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import re
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import uuid
 from collections.abc import Callable
@@ -41,8 +44,8 @@ from fourfold.foundation.compute import batches
 from fourfold.foundation.compute.units import find_unit
 
 MARK = "FOURFOLD_BENCH"
-PATIENCE_S = 180
-RAY_TRIES = 3
+PATIENCE_S = 90
+RAY_TRIES = 2
 """On a busy machine Ray gives its own start up after 30 s."""
 OURS_READY = """
 import sys, time
@@ -180,23 +183,43 @@ def _ready(command: list[str]) -> tuple[float, float] | None:
         text=True,
     )
     assert process.stdout is not None
+    guard = threading.Timer(PATIENCE_S, process.kill)  # Ray may wait for ever where it cannot start
+    guard.start()
     said = process.stdout.readline()
-    memory = _pss_mib(mark)
-    process.communicate("\n", PATIENCE_S)
+    memory = sum(_pss_mib(pid) for pid in _marked(mark))
+    with contextlib.suppress(BrokenPipeError, subprocess.TimeoutExpired):
+        process.communicate("\n", PATIENCE_S)
+    guard.cancel()
+    _end(mark)
     return (float(said), memory) if said else None
 
 
-def _pss_mib(mark: str) -> float:
-    """Of all processes that carry the mark in their environment."""
-    total = 0
+def _marked(mark: str) -> list[int]:
+    """All processes that carry the mark in their environment, and what these started without it."""
+    found, parents = set(), {}
     for folder in Path("/proc").glob("[0-9]*"):
-        try:
+        with contextlib.suppress(OSError):
+            pid = int(folder.name)
+            parents[pid] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
             if f"{MARK}={mark}".encode() in (folder / "environ").read_bytes().split(b"\0"):
-                lines = (folder / "smaps_rollup").read_text().splitlines()
-                total += next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
-        except OSError:
-            continue
-    return total / 1024
+                found.add(pid)
+    while more := {pid for pid, parent in parents.items() if parent in found} - found:
+        found |= more
+    return sorted(found)
+
+
+def _end(mark: str) -> None:
+    """End what is left of them."""
+    for pid in _marked(mark):
+        with contextlib.suppress(OSError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def _pss_mib(pid: int) -> float:
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1024
+    return 0.0
 
 
 def tasks(folder: Path, ray: str | None, trips: int, many: int) -> list[Row]:
@@ -229,9 +252,17 @@ def tasks(folder: Path, ray: str | None, trips: int, many: int) -> list[Row]:
 
 
 def _tasks_of_ray(ray: str, short: str, trips: int, many: int) -> dict[str, Any] | None:
-    command = [ray, "-c", RAY_TASKS, short, str(trips), str(many)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
-    told: dict[str, Any] | None = json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else None
+    command, mark = [ray, "-c", RAY_TASKS, short, str(trips), str(many)], uuid.uuid4().hex
+    environ = {**os.environ, MARK: mark}
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=PATIENCE_S, env=environ, check=False
+        )
+        told: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    except (subprocess.TimeoutExpired, IndexError, ValueError):
+        return None
+    finally:
+        _end(mark)
     return told
 
 
@@ -245,7 +276,8 @@ def _lost_s(folder: Path) -> float:
     project.mkdir()
     (project / "lossy.py").write_text(DYING_FLOW)
     tries = project / "tries"
-    command = [sys.executable, "-m", "fourfold", "flow", "run", "lossy.py", "-p", f"path={tries}", "--quiet"]
+    program = str(Path(sys.executable).with_name("fourfold"))
+    command = [program, "flow", "run", "lossy.py", "-p", f"path={tries}", "--quiet"]
     environ = {name: value for name, value in os.environ.items() if not name.startswith("FOURFOLD_")}
     subprocess.run(command, cwd=project, env=environ, capture_output=True, timeout=PATIENCE_S, check=True)
     first, second = (float(line) for line in tries.read_text().splitlines())
@@ -342,8 +374,9 @@ def main() -> int:
         "--quick", action="store_true", help="fewer repeats: about a minute, most of it Ray's"
     )
     parser.add_argument("--json", action="store_true", help="rows as JSON")
+    parser.add_argument("--without-ray", action="store_true", help="leave the peer's column empty")
     given = parser.parse_args()
-    ray = _ray()
+    ray = None if given.without_ray else _ray()
     with tempfile.TemporaryDirectory(prefix="bench-tasks-") as name:
         folder = Path(name)
         rows = [
