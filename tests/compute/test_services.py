@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -285,6 +286,29 @@ def test_a_keeper_that_comes_after_one_that_died_starts_nothing_twice(world: Wor
     assert world.tables.all()[0].keeper == "two"
     assert world.engine.launched == ("service/web/1",)
     assert world.is_in(ServicePhase.ready)
+
+
+def test_two_keepers_at_once_start_each_service_once(world: World) -> None:
+    names = [f"web-{number}" for number in range(8)]
+    for name in names:
+        world.desk.start(asked(name, ("serve",)))
+    keepers = [world.new_keeper("one"), world.new_keeper("two")]
+    at_once = threading.Barrier(2)
+
+    def keep(keeper: ServiceKeeper) -> None:
+        for _ in range(4):
+            at_once.wait(LONG_S)
+            keeper.step()
+
+    threads = [threading.Thread(target=keep, args=(keeper,)) for keeper in keepers]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(world.engine.launched) == [f"service/{name}/1" for name in names]
+    kept = world.tables.all()
+    assert len({each.keeper for each in kept}) == 1, "who came first has them all"
+    assert {each.state.generation for each in kept} == {1}
 
 
 def test_a_start_that_was_written_but_not_carried_out_is_carried_out_once(world: World) -> None:

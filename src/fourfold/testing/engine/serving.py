@@ -73,6 +73,37 @@ class Serving(EngineKitBase):
             engine.stop("b", 0)
             self.ended(engine, "b")
 
+    def test_what_listens_and_outlives_its_control_has_its_address_for_the_next_one(self) -> None:
+        with closing(self.open()) as first:
+            able = first.capabilities()
+            if not (self.runs_commands and able.listens and able.survives_control_restart):
+                return
+            first.submit(Launch("a", self.python(SERVE, "I am a"), kind="service", listens=True))
+            address = self._address(first, "a")
+            self.eventually(lambda: _says(address, "I am a"), f"it answers at {address}")
+        with closing(self.open()) as second:
+            second.reap(["a"])
+            second.submit(Launch("a", self.python(SERVE, "I am another"), kind="service", listens=True))
+            assert self._address(second, "a") == address
+            assert _said(address) == b"I am a"
+            second.stop("a", 0)
+            self.ended(second, "a")
+            self.eventually(lambda: _said(address) is None, "its port is closed")
+
+    def test_what_listens_and_heeds_no_word_is_ended_after_its_grace(self) -> None:
+        with closing(self.open()) as engine:
+            if not (self.runs_commands and engine.capabilities().listens):
+                return
+            deaf = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + SERVE
+            engine.submit(Launch("a", self.python(deaf, "I am a"), kind="service", listens=True))
+            address = self._address(engine, "a")
+            self.eventually(lambda: _says(address, "I am a"), f"it answers at {address}")
+            engine.stop("a", 1.0)
+            exit_ = self.ended(engine, "a").exit
+            assert exit_ is not None
+            assert exit_.kind is ExitKind.cancelled
+            self.eventually(lambda: _said(address) is None, "its port is closed")
+
     def test_each_node_finds_its_rank_and_the_others(self) -> None:
         with closing(self.open()) as engine:
             if not (self.runs_commands and engine.capabilities().nodes):
