@@ -14,7 +14,7 @@ from pathlib import Path
 from urllib.request import urlopen
 
 import pytest
-from tests.compute.conftest import RayCluster, ray_cluster_running
+from tests.compute.conftest import RayCluster
 from tests.compute.container_image import PYTHON, built_image, container_address, podman
 from tests.compute.slurm_cluster import SlurmCluster
 
@@ -227,19 +227,6 @@ def test_services_on_ray_outlive_their_owner(ray_cluster: RayCluster, tmp_path: 
         _is_kept_and_started_again(made)
         _is_adopted(made, 2)
         _ends_although_it_is_stubborn(made, 3)
-
-
-def test_a_service_whose_node_died_waits_for_another_and_runs_there(tmp_path: Path) -> None:
-    with ray_cluster_running() as cluster, house(tmp_path, cluster.address) as made:
-        number = cluster.ask("add 2 1")
-        made.start(gpu="1")
-        made.until(ServicePhase.ready, 1)
-        cluster.ask(f"kill {number}")
-        until(lambda: "no unit of pool 'lab' can give now" in made.state().fault, lambda: str(made.state()))
-        cluster.ask("add 2 1")
-        until(lambda: made.state().phase is ServicePhase.ready, lambda: str(made.state()))
-        assert made.says().startswith(made.token)
-        assert made.state().starts[0].unit != made.state().starts[-1].unit
 
 
 def test_steps_wait_for_what_a_service_holds_and_run_when_it_has_ended(tmp_path: Path) -> None:
