@@ -48,6 +48,8 @@ if TYPE_CHECKING:
     from fourfold.resources.flows.api import scheduled_day as scheduled_day
     from fourfold.resources.flows.api import step as step
     from fourfold.resources.flows.api import wait as wait
+    from fourfold.resources.flows.nodes import Node as Node
+    from fourfold.resources.flows.nodes import node as node
     from fourfold.workbench.api import notebook as notebook
 
 __version__ = VERSION
@@ -66,6 +68,7 @@ _ROOMS: dict[str, tuple[str, ...]] = {
     "fourfold.resources.flows.api": (
         *("Future", "as_completed", "cron", "flow", "now", "random", "scheduled_day", "step", "wait"),
     ),
+    "fourfold.resources.flows.nodes": ("Node", "node"),
     "fourfold.workbench.api": ("notebook",),
 }
 """Where each public name is written; loaded when it is first asked for."""

@@ -180,7 +180,8 @@ def test_a_refusal_names_the_word_that_no_unit_meets(request_: Resources, words:
 def test_a_unit_of_a_pool_suits_just_what_the_offer_it_was_made_from_suits(
     request_: Resources, offer: Offer
 ) -> None:
-    units = PoolPlan("lab", open=lambda: FakeEngine(MovableClock())).units([offer])
+    engine = FakeEngine(MovableClock())
+    units = PoolPlan("lab", open=lambda: engine).units([offer], engine.capabilities())
     assert (never_fits(units, request_) == "") is (shortfalls(request_, offer) == ())
     (decision,) = place(units, [], [Waiting("w", request_, Instant(0))], Instant(0))
     assert isinstance(decision, Start) is (shortfalls(request_, offer) == ())

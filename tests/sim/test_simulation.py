@@ -25,10 +25,12 @@ from fourfold.core.flows import (
     StepCall,
 )
 from fourfold.core.jobs import Exit, ExitKind
-from fourfold.core.ports.control import WorkerSpec
+from fourfold.core.ports.control import Joined, Message, WorkerSpec
 from fourfold.core.ports.flow_store import Changes, FlowStore, OpenRun
 from fourfold.core.times import Instant
+from fourfold.core.values import replace
 from fourfold.resources.flows import crew, messages, placing
+from fourfold.resources.flows.gangs import Gangs, worker_of
 from fourfold.resources.flows.loop import Loop
 from fourfold.resources.flows.open_flow import OpenFlow
 from fourfold.resources.flows.outbox import Outbox
@@ -260,6 +262,37 @@ def test_a_call_that_waits_again_after_a_resume_is_told_once_of_each_input() -> 
     flow = OpenFlow.of(OpenRun(run, tuple(calls), ()))
     flow.depend(calls[2])
     assert {dep: list(keys) for dep, keys in flow.dependents.items()} == {"a#0": ["b#0"], "a#1": ["b#0"]}
+
+
+@pytest.mark.slow
+def test_gangs_that_are_done_with_their_first_rank_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    def said(self: Gangs, gang: Any, rank: Any, message: Message) -> None:
+        self._post(replace(message, peer=worker_of(rank.peer)))
+
+    monkeypatch.setattr(Gangs, "_said", said)
+    assert "still works on it" in _first_seed_that_sees(Simulation)
+
+
+@pytest.mark.slow
+def test_gangs_that_may_be_put_together_from_two_starts_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    joined = Gangs._joined
+
+    def any_group(self: Gangs, gang: Any, rank: Any, arrival: Joined) -> None:
+        joined(self, gang, rank, replace(arrival, group="any"))
+
+    def with_twins(seed: int) -> Simulation:
+        simulation = Simulation(seed)
+        simulation.world._rates["engine starts a job twice"] = 1.0
+        return simulation
+
+    monkeypatch.setattr(Gangs, "_joined", any_group)
+    for seed in range(100):
+        try:
+            with_twins(seed).run()
+        except Violation as fault:
+            if "of two starts" in str(fault):
+                return
+    raise AssertionError("nothing was seen")
 
 
 def test_a_loop_that_counts_no_capacity_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:

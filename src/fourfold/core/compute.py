@@ -211,7 +211,9 @@ class JobReport:
     environment: str = ""
     user: str = ""
     whole: Held | None = None
-    """What the unit had in all, where it is not this machine."""
+    """What the unit had in all, where it is not this machine; of several, all of them together."""
+    unit_share: float | None = None
+    """Of several units, the shares that it held of each, added up."""
 
 
 class Bound(StrEnum):
@@ -244,7 +246,7 @@ class Account:
     price_usd_per_hour: float
     """The unit's price when the job ran."""
     unit_share: float
-    """The largest share of the unit that it held: of its cores, memory or GPUs."""
+    """The largest share of the unit that it held: of its cores, memory or GPUs. Those of several add up."""
     cost_nanousd: int
     bound: Bound
     sentence: str

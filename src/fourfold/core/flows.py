@@ -23,6 +23,9 @@ CallKey = NewType("CallKey", str)
 BODY = CallKey("flow")
 """The key of the call that runs the flow's body."""
 
+MOST_NODES = 256
+"""A step runs on so many nodes at most."""
+
 INLINE_BYTES = 64 * 1024
 """Values up to this size live in their row; larger ones are blobs."""
 
@@ -131,6 +134,8 @@ class Policy:
     cache: bool = False
     pool: str = ""
     """Where it wants to run; the settings may say otherwise. "" is the default pool."""
+    nodes: int = 1
+    """Run once on each of so many nodes, all at once or not at all; `resources` are those of one node."""
 
 
 @dataclass(frozen=True, slots=True)

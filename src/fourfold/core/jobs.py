@@ -94,3 +94,5 @@ class UnitCapacity:
     arch: str = ""
     """"" where that is not known."""
     price_usd_per_hour: float = 0.0
+    most_nodes: int = 1
+    """So many nodes of one job it may take: 0 where its engine starts no job on several."""

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from fourfold.core.errors import FourfoldError
 from fourfold.resources.flows.connection import PROTOCOL, Closed, Connection
+from fourfold.runner.ranks import taken_rank, tell_rank, told_of
 
 if TYPE_CHECKING:
     from fourfold.core.frames import Header
@@ -25,8 +26,9 @@ if TYPE_CHECKING:
 
 
 def main() -> int:
+    rank = taken_rank(os.environ)
     if os.environ["FOURFOLD_CONTROL"].startswith("tls://"):
-        return _far()
+        return _far(rank)
     path, token = os.environ["FOURFOLD_CONTROL"], os.environ.pop("FOURFOLD_WORKER_TOKEN")
     try:
         connection = Connection(path)
@@ -36,29 +38,28 @@ def main() -> int:
         )
         return 1
     threading.Thread(target=_die_with, args=(connection,), daemon=True).start()
-    connection.send(
-        {
-            "type": "hello",
-            "role": "worker",
-            "token": token,
-            "pid": os.getpid(),
-            "protocol": PROTOCOL,
-            "unit": os.environ.get("FOURFOLD_UNIT", ""),
-        }
-    )
+    hello = {
+        "type": "hello",
+        "role": "worker",
+        "token": token,
+        "pid": os.getpid(),
+        "protocol": PROTOCOL,
+        "unit": os.environ.get("FOURFOLD_UNIT", ""),
+    }
+    connection.send(hello if rank is None else {**hello, **told_of(rank, os.environ)})
     # Imported while the loop hears of us: these are what a task needs.
     from fourfold.runner.durable import Replaced
     from fourfold.runner.work import Worker
 
-    worker = Worker(connection)
+    worker = Worker(connection, rank=rank)
     try:
-        _work(worker, connection.receive)
+        _work(worker, connection.receive, rank)
     except (Closed, Replaced):
         _end()
     return 0
 
 
-def _far() -> int:
+def _far(rank: int | None) -> int:
     """The same on another machine than the owner's."""
     from fourfold.runner.far import FarConnection, end_all
 
@@ -72,16 +73,19 @@ def _far() -> int:
         away_s=float(environ["FOURFOLD_WORKER_AWAY_S"]),
         end=end_all,
         unit=environ.get("FOURFOLD_UNIT", ""),
+        more={} if rank is None else told_of(rank, environ),
     )
     from fourfold.runner.work import Worker
 
-    _work(Worker(connection, fetch=connection.code), connection.receive)
+    _work(Worker(connection, fetch=connection.code, rank=rank), connection.receive, rank)
     return 0
 
 
-def _work(worker: Worker, receive: Callable[[], tuple[Header, list[bytes]] | None]) -> None:
+def _work(worker: Worker, receive: Callable[[], tuple[Header, list[bytes]] | None], rank: int | None) -> None:
     """Carry out what comes, until the word to end."""
     sys.stdout = open(1, "w", buffering=1, closefd=False)  # noqa: SIM115 - a log is read while it grows
+    if rank is not None:
+        tell_rank(rank)
     while True:
         received = receive()
         assert received is not None

@@ -18,7 +18,7 @@ import ssl
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from queue import Empty, SimpleQueue
 
@@ -50,11 +50,13 @@ class FarConnection:
         away_s: float,
         end: Callable[[str], None],
         unit: str = "",
+        more: Mapping[str, object] | None = None,
     ) -> None:
         """`certificate` is the fingerprint of the owner's; `end` ends this process, with a reason. `unit` is
-        where it runs, as its engine calls that."""
+        where it runs, as its engine calls that; `more` is said in its first word too."""
         self._address = address
         self._worker = worker
+        self._more = more or {}
         self._token = token
         self._certificate = certificate
         self._away_s = away_s
@@ -137,6 +139,7 @@ class FarConnection:
                     ),
                     "has": self._has,
                     "is_done": self._result is not None,
+                    **self._more,
                 }
             )
 

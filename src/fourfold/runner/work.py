@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from fourfold.core import context
 from fourfold.core.context import Executing, Ref
+from fourfold.core.errors import Refused
 from fourfold.core.frames import Header
 from fourfold.core.ports.blobs import BlobStore
 from fourfold.core.times import Instant
@@ -32,8 +33,9 @@ if TYPE_CHECKING:
 class StepAmbient:
     """What rooms report to while a step runs."""
 
-    def __init__(self, executing: Executing) -> None:
+    def __init__(self, executing: Executing, rank: int = 0) -> None:
         self.executing = executing
+        self._rank = rank
         self.reads: dict[Ref, None] = {}
         self.writes: dict[Ref, None] = {}
         self._write_index = 0
@@ -42,20 +44,37 @@ class StepAmbient:
         self.reads[ref] = None
 
     def record_write(self, ref: Ref) -> None:
+        self._check_first(f"write {ref}")
         self.writes[ref] = None
 
     def write_key(self) -> str:
+        self._check_first("write")
         self._write_index += 1
         return f"{self.executing.flow_run}/{self.executing.call}:{self._write_index}"
+
+    def _check_first(self, what: str) -> None:
+        """Of several nodes the first alone writes: the same write from each of them would not be one."""
+        if self._rank:
+            raise Refused(
+                f"node {self._rank} of step {self.executing.call} may not {what}: only node 0 writes",
+                ways_on=["write where ff.node().is_first is true", "send node 0 what it is to write"],
+                rank=self._rank,
+            )
 
 
 class Worker:
     """Performs the tasks that the loop sends over its connection."""
 
     def __init__(
-        self, connection: Connection | FarConnection, *, fetch: Callable[[str], bytes] | None = None
+        self,
+        connection: Connection | FarConnection,
+        *,
+        fetch: Callable[[str], bytes] | None = None,
+        rank: int | None = None,
     ) -> None:
-        """`fetch` gives the bundle of code with a digest, where the owner's folder may not be seen."""
+        """`fetch` gives the bundle of code with a digest, where the owner's folder may not be seen; `rank` is
+        that of this process, where the worker is several."""
+        self._rank, self._is_one_of_several = rank or 0, rank is not None
         self._connection = connection
         self._fetch = fetch
         self._meter = Meter(counted_flops)
@@ -81,6 +100,8 @@ class Worker:
         try:
             answer |= self._attempt(task, parts, ahead, out)
         except Exception as error:
+            if self._is_one_of_several:
+                error.add_note(f"on node {self._rank}")
             out.clear()
             answer |= {"type": "failed", "failure": failure_of(error, task["key"], out)}
             sys.stderr.write(answer["failure"]["traceback"])
@@ -103,21 +124,21 @@ class Worker:
         if task["kind"] == "body":
             stored = values.store(self._body(task, ahead, executing), _blobs)
             return {"type": "finished", "result": values.to_wire(stored, out)}
-        ambient = StepAmbient(executing)
-        stored = values.store(self._step(task, parts, ahead, ambient), _blobs)
+        ambient = StepAmbient(executing, self._rank)
+        value = self._step(task, parts, ahead, ambient)
         touched = {"reads": refs_out(ambient.reads), "writes": refs_out(ambient.writes)}
-        return {"type": "finished", "result": values.to_wire(stored, out), **touched}
+        if self._rank:  # what the first one returns is the result
+            return {"type": "finished", "result": None, **touched}
+        encoded = codec.encode(value, what=f"the result of step '{task['name']}'")
+        return {"type": "finished", "result": values.to_wire(values.store(encoded, _blobs), out), **touched}
 
-    def _step(
-        self, task: Header, parts: list[bytes], ahead: list[values.Frame], ambient: StepAmbient
-    ) -> bytes:
+    def _step(self, task: Header, parts: list[bytes], ahead: list[values.Frame], ambient: StepAmbient) -> Any:
         function = self._function(task["module"], task["qualname"])
         inputs = [codec.decode(values.fetch(_stored(*each), _blobs)) for each in ahead]
         arguments = values.fetch(_stored(task["arguments"], parts), _blobs)
         args, kwargs = codec.decode(arguments, inputs=inputs)
         with context.within(ambient):
-            value = function(*args, **kwargs)
-        return codec.encode(value, what=f"the result of step '{task['name']}'")
+            return function(*args, **kwargs)
 
     def _body(self, task: Header, ahead: list[values.Frame], executing: Executing) -> bytes:
         from fourfold.resources.flows import params

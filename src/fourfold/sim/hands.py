@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from fourfold.core.ports.control import PoolView, WorkerSpec
+from fourfold.core.ports.control import Arrival, PoolView, WorkerSpec
+from fourfold.resources.flows.gangs import Gangs
 from fourfold.sim.machine import Header, Machine
 from fourfold.sim.world import Crash, Violation
 
@@ -12,8 +13,16 @@ from fourfold.sim.world import Crash, Violation
 class Hands:
     """The loop's control in one of its lives. A dead owner's hands do nothing; a replaced one's must not."""
 
-    def __init__(self, machine: Machine, owner: int, is_current: Callable[[int], bool]) -> None:
+    def __init__(
+        self,
+        machine: Machine,
+        owner: int,
+        is_current: Callable[[int], bool],
+        post: Callable[[Arrival], None],
+    ) -> None:
+        """`post` hands the loop what arrives."""
         self._machine = machine
+        self.gangs = Gangs(post=post, send=self._send)
         self._owner = owner
         self._is_current = is_current
 
@@ -22,6 +31,7 @@ class Hands:
 
     def launch(self, worker: str, spec: WorkerSpec) -> None:
         self._check(f"launches {worker}")
+        self.gangs.expect(worker, spec.nodes)
         self._machine.submit(worker, spec, self._owner)
         if self._machine.world.fault("word comes twice"):
             self._machine.submit(worker, spec, self._owner)
@@ -30,6 +40,9 @@ class Hands:
     def send(self, peer: str, header: Header, parts: Sequence[bytes] = ()) -> None:
         if header["type"] == "task":
             self._check(f"sends {header['run']}/{header['key']}@{header['n']} to {peer}")
+        self.gangs.send(peer, header, parts)
+
+    def _send(self, peer: str, header: Header, parts: Sequence[bytes]) -> None:
         self._machine.send(self._owner, peer, header, parts)
         self._may_die()
 

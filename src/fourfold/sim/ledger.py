@@ -18,6 +18,7 @@ from fourfold.core.flows import (
 )
 from fourfold.core.jobs import ExitKind, Resources, UnitCapacity
 from fourfold.core.ports.flow_store import Changes, FlowStore
+from fourfold.resources.flows.gangs import worker_of
 from fourfold.sim import programs
 from fourfold.sim.world import Violation
 
@@ -98,6 +99,10 @@ class Ledger:
             raise Violation(f"{name} went from {known.state} to {call.state}")
         if not known.attempt <= call.attempt <= known.attempt + 1:
             raise Violation(f"{name} went from attempt {known.attempt} to {call.attempt}")
+        if call.state is CallState.succeeded:
+            for worker, (busy, _, _) in self._working.items():
+                if busy[:2] == (call.run, call.key):
+                    raise Violation(f"{name} has succeeded, and {worker} still works on it")
         if call.tries > call.policy.retries + 1:
             raise Violation(f"{name} was tried {call.tries} times, with {call.policy.retries} retries")
 
@@ -122,16 +127,17 @@ class Ledger:
     # What really happens
 
     def begins(self, worker: str, task: Task, unit: str, resources: Resources) -> None:
-        """A worker process begins to carry an attempt out."""
+        """A worker process begins to carry an attempt out: on its unit, with those of the other nodes."""
         run, key, n = task
         name = f"{run}/{key}@{n}"
         for other, (busy, _, _) in self._working.items():
-            if busy[:2] == (run, key):
+            is_with_us = other != worker and worker_of(other) == worker_of(worker) and busy == task
+            if busy[:2] == (run, key) and not is_with_us:
                 raise Violation(f"{name} begins on {worker} while attempt {busy[2]} still runs on {other}")
         attempt = self.attempts.get(task)
         if attempt is None:
             raise Violation(f"{name} begins, but is not on record")
-        if attempt.worker != worker:
+        if attempt.worker != worker_of(worker):
             raise Violation(f"{name} begins on {worker}, but was given to {attempt.worker}")
         call = self.calls[run][key]
         if call.kind is not CallKind.body and call.state.is_good:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
-from fourfold.core.decide.pools import PoolRules
+from fourfold.core.decide.pools import PoolRules, units_of
 from fourfold.core.flows import BODY, CallKey, CallState, Stored
 from fourfold.core.jobs import Exit, ExitKind, UnitCapacity
 from fourfold.core.ports.control import (
@@ -28,6 +28,7 @@ from fourfold.core.ports.control import (
 from fourfold.core.times import Instant, after, seconds_between
 from fourfold.core.wire import plain
 from fourfold.resources.flows import values
+from fourfold.resources.flows.gangs import peers_of, worker_of
 from fourfold.sim import programs
 from fourfold.sim.ledger import Ledger, Task
 from fourfold.sim.programs import Await, Call, Choose, Names, Think
@@ -39,9 +40,12 @@ Post = Callable[[int, Arrival], None]
 Pause = float | Callable[[], bool]
 """What a body waits for: some seconds, or something to come true."""
 
-UNITS = (UnitCapacity("local/large", 4, 8 * programs.GIB), UnitCapacity("local/small", 1, programs.GIB))
+UNITS = (
+    UnitCapacity("local/large", 4, 8 * programs.GIB, most_nodes=4),
+    UnitCapacity("local/small", 1, programs.GIB),
+)
 AWAY_S = 60.0
-LAB_UNITS = (UnitCapacity("lab/node", 2, 2 * programs.GIB),)
+LAB_UNITS = (UnitCapacity("lab/node", 2, 2 * programs.GIB, most_nodes=2),)
 """Of a second pool on other machines: its engine is down now and then, its workers outlive the loop."""
 POOLS = PoolRules("local", patterns=(("*/c*", "lab"),))
 
@@ -51,6 +55,7 @@ class Process:
     """One worker process."""
 
     name: str
+    """As its peer: of a gang, each process has its own."""
     spec: WorkerSpec
     owner: int
     """Which of the loop's lives it is connected to; only one that outlives its connection changes it."""
@@ -91,6 +96,8 @@ class Machine:
         self.clients: dict[str, Callable[[Header], None]] = {}
         self._lanes: dict[str, Instant] = {}
         self._started: set[str] = set()
+        self._exits: dict[str, Exit] = {}
+        """How a worker's job ended: as the first of its processes that ended badly."""
         self.views = {"local": PoolView("local", UNITS), "lab": PoolView("lab", LAB_UNITS, outlives=True)}
 
     # The engine
@@ -121,12 +128,19 @@ class Machine:
             gone = Gone(name, Exit(ExitKind.worker_lost, "it could not be started"))
             self.world.later(0.2, lambda: self._post(owner, gone))
             return
-        self._start(Process(name, spec, owner, life="one" if self.views[spec.pool].outlives else ""))
-        if self.views[spec.pool].outlives and self.world.fault("engine starts a job twice"):
-            self._start(Process(name, spec, owner, life="two"))
+        outlives = self.views[spec.pool].outlives
+        self._start_all(name, spec, owner, life="one" if outlives else "")
+        if outlives and self.world.fault("engine starts a job twice"):
+            self._start_all(name, spec, owner, life="two")
+
+    def _start_all(self, name: str, spec: WorkerSpec, owner: int, *, life: str) -> None:
+        """Start a worker's processes: all are there before the first one runs."""
+        started = [Process(peer, spec, owner, life) for peer in peers_of(name, spec.nodes)]
+        self.processes |= {process.name + process.life: process for process in started}
+        for process in started:
+            self._start(process)
 
     def _start(self, process: Process) -> None:
-        self.processes[process.name + process.life] = process
         wait_s = 40.0 if self.world.fault("launch is slow") else self.world.chance.uniform(0.05, 0.4)
         if self.world.fault("worker dies as it starts"):
             self.world.later(
@@ -141,7 +155,7 @@ class Machine:
             self._rejoin(process)
         else:
             process.is_joined = True
-            self._say_arrival(process, Joined(process.name))
+            self._say_arrival(process, Joined(process.name, group="one"))
 
     # Processes that outlive their connection
 
@@ -173,7 +187,8 @@ class Machine:
         process.is_joined, process.owner, process.lost_at = True, owner, None
         self.world.note("worker", f"{process.name}{process.life} connects to owner {owner}")
         is_done = process.task is None
-        self._say_arrival(process, Joined(process.name, process.life, process.has, is_done))
+        joined = Joined(process.name, process.life, process.has, is_done, group=process.life)
+        self._say_arrival(process, joined)
 
     def _disconnect(self, process: Process, *, is_told: bool) -> None:
         """The connection ends; what was under way on it is lost, and the loop notices soon."""
@@ -206,9 +221,9 @@ class Machine:
     def keep_only(self, owner: int, names: Collection[str]) -> None:
         """A new owner ends what it does not go on with, and hears of what has ended meanwhile."""
         for process in self._far():
-            if process.name not in names:
+            if worker_of(process.name) not in names:
                 self.end(process, Exit(ExitKind.worker_lost, "its owner is gone"), is_told=False)
-        alive = {process.name for process in self._far()}
+        alive = {worker_of(process.name) for process in self._far()}
         for name in sorted(set(names) - alive):
             gone = Gone(name, Exit(ExitKind.worker_lost, "it ended while no owner was there"))
             self.world.later(self.world.chance.uniform(0, 2), lambda gone=gone: self._post(owner, gone))  # type: ignore[misc]
@@ -216,7 +231,7 @@ class Machine:
     def stop(self, name: str, grace_s: float) -> None:
         """End a process within the grace."""
         ended = Exit(ExitKind.cancelled, "it was stopped")
-        for process in [each for each in self.processes.values() if each.name == name]:
+        for process in [each for each in self.processes.values() if worker_of(each.name) == name]:
             wait_s = self.world.chance.uniform(0, grace_s)
             if process.cut_off_until > self.world.now:  # its engine does not reach it either
                 wait_s += seconds_between(self.world.now, process.cut_off_until)
@@ -233,12 +248,19 @@ class Machine:
         process.are_words_lost = are_words_lost
         self.processes.pop(process.name + process.life, None)
         self._rest(process)
+        worker = worker_of(process.name)
+        others = [each for each in self.processes.values() if worker_of(each.name) == worker]
+        if ended.kind is not ExitKind.ok:  # the engine ends those of the same start
+            self._exits.setdefault(worker + process.life, ended)
+            for each in [each for each in others if each.life == process.life]:
+                wait_s, told = self.world.chance.uniform(0, 5), Exit(ended.kind, f"with {process.name}")
+                self.world.later(wait_s, lambda each=each, told=told: self.end(each, told))  # type: ignore[misc]
+        ended = self._exits.get(worker + process.life, ended)
         if process.life:
             process.is_joined, process.owner = False, self.present()  # its engine tells whoever asks now
             process.line += are_words_lost
-            is_told = is_told and not any(each.name == process.name for each in self._far())
-        if is_told:
-            self._say_arrival(process, Gone(process.name, ended))
+        if is_told and not others:
+            self._say_arrival(process, Gone(worker, ended))
         if self.world.fault("word comes late") and process.said is not None:
             late = Message(process.name, *process.said)
             self.world.later(30.0, lambda: self._post(process.owner, late))
@@ -358,9 +380,14 @@ class Machine:
     def _begin(self, process: Process, header: Header, parts: list[bytes]) -> None:
         task = (header["run"], CallKey(header["key"]), header["n"])
         attempt = self.ledger.attempts.get(task)
-        unit = attempt.unit if attempt is not None else ""
+        units = units_of(attempt.unit) if attempt is not None else ()
+        rank = int(process.name.partition(".")[2] or 0)
+        unit = units[rank] if units else ""
         self.ledger.begins(process.name, task, unit, process.spec.resources)
         self.world.note("worker", f"{process.name} begins {task[0]}/{task[1]}@{task[2]}")
+        for each in self.processes.values():
+            if each.task == task and each.life != process.life:
+                raise Violation(f"{task} is worked on by ranks of two starts of {worker_of(process.name)}")
         process.task = process.has = task
         process.result = None
         ahead, process.ahead = process.ahead, []
@@ -415,6 +442,9 @@ class Machine:
             match trouble:
                 case "":
                     out: list[bytes] = []
+                    if process.name.partition(".")[2] not in ("", "0"):  # not the one whose value counts
+                        self._done(process, {"type": "finished", "result": None}, [])
+                        return
                     made = programs.step_result(
                         header["name"], given, [each for each in inputs if each is not None]
                     )

@@ -74,6 +74,7 @@ def program(seed: int) -> Program:
     (True, False)
     """
     chance = random.Random(f"program {seed}")  # noqa: S311 - a simulation must repeat
+    of_nodes = random.Random(f"nodes {seed}")  # noqa: S311 - of its own, so that programs are what they were
     ops: list[Op] = []
     calls = choices = 0
     shape = chance.choice(("chain", "fan", "any", "any"))
@@ -87,12 +88,13 @@ def program(seed: int) -> Program:
         elif draw < 0.35 and calls:
             ops.append(Await(chance.randrange(calls), chance.random() < 0.7))
         else:
-            ops.append(_call(chance, shape, calls, choices))
+            nodes = 2 if of_nodes.random() < 0.15 else 1
+            ops.append(_call(chance, shape, calls, choices, nodes))
             calls += 1
     return Program(seed, tuple(ops))
 
 
-def _call(chance: random.Random, shape: str, calls: int, choices: int) -> Call:
+def _call(chance: random.Random, shape: str, calls: int, choices: int, nodes: int) -> Call:
     deps: tuple[int, ...] = ()
     if calls:
         match shape:
@@ -108,6 +110,7 @@ def _call(chance: random.Random, shape: str, calls: int, choices: int) -> Call:
         backoff=Backoff(first_s=chance.choice((0.0, 0.1, 5.0)), most_s=30.0),
         timeout_s=chance.choice((None, 30.0)),
         cache=chance.random() < 0.3,
+        nodes=nodes,
     )
     if chance.random() < 0.02:
         policy = Policy(Resources(cpu=Range(99)))  # no unit can ever give it

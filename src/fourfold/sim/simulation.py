@@ -187,6 +187,7 @@ class Simulation:
         self.machine = make_machine(self.world, self.ledger, self._post)
         self.owner = 0
         self.loop: Loop | None = None
+        self._hands: Hands | None = None
         self.machine.present = lambda: 0 if self.loop is None else self.owner  # type: ignore[method-assign]
         self._make_loop = make_loop
         self._asleep: list[tuple[int, Loop]] = []
@@ -299,7 +300,8 @@ class Simulation:
     def _post(self, owner: int, arrival: Arrival) -> None:
         """Something arrives, if the life of the loop that it was meant for still lasts."""
         if self.loop is not None and owner == self.owner:
-            self.loop.post(arrival)
+            assert self._hands is not None
+            self._hands.gangs.arrived(arrival)
 
     def _new_id(self, kind: str) -> str:
         self._id_count += 1
@@ -310,20 +312,27 @@ class Simulation:
         owner = self.owner
         self.world.note(f"owner {owner}", "starts")
         self.machine.reap()
+        inbox: list[Loop] = []
+        hands = Hands(
+            self.machine, owner, lambda asked: asked == self.owner, lambda arrival: inbox[0].post(arrival)
+        )
         loop = self._make_loop(
             store=FaultyStore(self.store, self.world, self.ledger, owner),
-            control=Hands(self.machine, owner, lambda asked: asked == self.owner),
+            control=hands,
             clock=self.world.clock,
             new_id=self._new_id,
             settings=Settings(most_bodies=MOST_BODIES, most_idle=2, idle_s=30.0, away_s=AWAY_S, pools=POOLS),
         )
         loop.scheduler.is_firing = True
-        self.loop = loop
+        inbox.append(loop)
+        self.loop, self._hands = loop, hands
         for wish in self._wishes:
             if isinstance(wish, Watch):
                 self.world.later(0.1, wish.ask)
         self._living(lambda: loop.take_over(f"owner {owner}"))
         if self.loop is not None:
+            for worker in loop.workers:
+                hands.gangs.expect(worker.name, worker.spec.nodes)
             self.machine.keep_only(owner, {worker.name for worker in loop.workers})
 
     def _living(self, act: Callable[[], None]) -> None:

@@ -128,6 +128,7 @@ class LocalEngine:
             survives_control_restart=False,
             listens=True,
             nodes=True,
+            nodes_share_units=True,
         )
 
     def offers(self, request: Resources) -> tuple[Offer, ...]:

@@ -38,8 +38,11 @@ def account(
     unit: Unit,
     price_usd_per_hour: float = 0.0,
     measurement: Measurement | None = None,
+    share: float | None = None,
 ) -> Account:
     """The account of a job that held a part of a unit, at the unit's price then.
+
+    `share` is what it held of several units, added up; a price is that of one.
 
     >>> unit = Unit("local", cores=4, memory_bytes=16 << 30)
     >>> usage = Usage(wall_s=10, cpu_s=9.5, memory_peak_bytes=1 << 30)
@@ -49,7 +52,7 @@ def account(
     >>> print(done.sentence)
     One core bounds it: it held 4 cores and kept 0.95 busy. Ask for 1 core, or let the work use several.
     """
-    share = unit_share(held, unit)
+    share = unit_share(held, unit) if share is None else share
     cores_held = held.cpu
     utilisation = None
     if usage.cpu_s is not None and usage.wall_s > 0 and cores_held > 0:
@@ -76,10 +79,15 @@ def unit_share(held: Held, unit: Unit) -> float:
     >>> unit_share(Held(cpu=1, memory_bytes=12 << 30), Unit("local", cores=4, memory_bytes=16 << 30))
     0.75
     """
+    return share_of(held, Held(unit.cores, unit.memory_bytes, len(unit.gpus)))
+
+
+def share_of(held: Held, whole: Held) -> float:
+    """The largest share held of anything that there is."""
     shares = [
-        held.cpu / unit.cores if unit.cores else 0.0,
-        held.memory_bytes / unit.memory_bytes if unit.memory_bytes else 0.0,
-        held.gpu / len(unit.gpus) if unit.gpus else 0.0,
+        held.cpu / whole.cpu if whole.cpu else 0.0,
+        held.memory_bytes / whole.memory_bytes if whole.memory_bytes else 0.0,
+        held.gpu / whole.gpu if whole.gpu else 0.0,
     ]
     return min(1.0, max(shares))
 

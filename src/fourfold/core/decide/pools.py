@@ -64,10 +64,28 @@ def unit_name(pool: str, unit: str) -> str:
     return pool if unit == pool else f"{pool}/{unit}"
 
 
+def gang_name(units: Sequence[str]) -> str:
+    """Several units as one, for records and people: each as often as it takes a node.
+
+    >>> gang_name(["lab/n1", "lab/n2"]), gang_name(["local", "local"]), gang_name(["local"])
+    ('lab/n1,lab/n2', 'local,local', 'local')
+    """
+    return ",".join(units)
+
+
+def units_of(name: str) -> tuple[str, ...]:
+    """The units of a `gang_name`, one for each node.
+
+    >>> units_of("lab/n1,lab/n2"), units_of("local"), units_of("")
+    (('lab/n1', 'lab/n2'), ('local',), ())
+    """
+    return tuple(name.split(",")) if name else ()
+
+
 def pool_of(unit: str) -> str:
     """The pool of a unit by its name.
 
     >>> pool_of("lab/node3"), pool_of("local")
     ('lab', 'local')
     """
-    return unit.partition("/")[0]
+    return unit.partition(",")[0].partition("/")[0]

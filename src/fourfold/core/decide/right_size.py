@@ -9,9 +9,11 @@ from collections.abc import Callable, Iterable, Sequence
 
 from fourfold.core.compute import FlowAdvice, Held, Job, SizeAdvice, Spread, Unit, usd_text
 from fourfold.core.decide.account import TOO_SHORT_S, cost_nanousd, unit_share
+from fourfold.core.decide.pools import units_of
 from fourfold.core.jobs import ExitKind
 from fourfold.core.quantities import bytes_text
 from fourfold.core.times import duration_text
+from fourfold.core.values import replace
 
 FEWEST_RUNS = 5
 """Of fewer good runs no size is proposed: one odd run would make it."""
@@ -34,9 +36,10 @@ def right_size(name: str, jobs: Iterable[Job], *, unit: Unit | None = None) -> S
 
     Good runs make the proposal. Those ended for memory or time raise it, and other ends are left out.
     `unit` is what the newest run was on, where it is known: a saving is a share of it. The order of `jobs`
-    counts for one thing only: what is held now is what the newest held.
+    counts for one thing only: what is held now is what the newest held. A job on several nodes speaks for one
+    of them, as what a step asks for does.
     """
-    held_cores = sorted((job for job in jobs if job.report.held.cpu > 0), key=_newest_first)
+    held_cores = sorted((_of_one_node(job) for job in jobs if job.report.held.cpu > 0), key=_newest_first)
     good = [job for job in held_cores if job.report.exit.kind is ExitKind.ok]
     starved = [job for job in held_cores if job.report.exit.kind is ExitKind.out_of_memory]
     late = [job for job in held_cores if job.report.exit.kind is ExitKind.over_time]
@@ -75,6 +78,21 @@ def right_size(name: str, jobs: Iterable[Job], *, unit: Unit | None = None) -> S
         saving_nanousd_per_run=saving,
         sentences=tuple(_sentences(len(good), held, peaks, busy, memory, cpu, len(starved), saving)),
     )
+
+
+def _of_one_node(job: Job) -> Job:
+    """An equal part of what a job on several nodes held and used."""
+    report = job.report
+    if (nodes := len(units_of(report.unit))) < 2:
+        return job
+    held, used = report.held, report.usage
+    usage = replace(
+        used,
+        cpu_s=None if used.cpu_s is None else used.cpu_s / nodes,
+        memory_peak_bytes=None if used.memory_peak_bytes is None else used.memory_peak_bytes // nodes,
+    )
+    of_one = Held(held.cpu / nodes, held.memory_bytes // nodes, held.gpu / nodes)
+    return replace(job, report=replace(report, held=of_one, usage=usage))
 
 
 def right_size_flow(flow: str, run_ids: Sequence[str], jobs: Iterable[Job], unit_of: UnitOf) -> FlowAdvice:

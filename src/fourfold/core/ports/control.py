@@ -22,6 +22,8 @@ class WorkerSpec:
     pool: str = "local"
     environment: str = ""
     """What it runs in, by identity, where its pool's machines build that themselves."""
+    nodes: int = 1
+    """It is a gang of so many processes, one on each node; `resources` are those of one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,10 @@ class Joined:
     """Whether it is done with that, and keeps the result until it is wanted."""
     unit: str = ""
     """Where it runs, by the name that leases and records carry; "" where it cannot tell."""
+    group: str = ""
+    """Of one process of a gang: what all processes of the same start have in common."""
+    ranks: tuple[Joined, ...] = ()
+    """Of a gang, all of whose processes are there: what each of them says, under its own name, by rank."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +146,7 @@ class Control(Protocol):
     def launch(self, worker: str, spec: WorkerSpec) -> None: ...
 
     def send(self, peer: str, header: dict[str, Any], parts: Sequence[bytes] = ()) -> None:
-        """Send a frame; nothing happens when the peer is gone."""
+        """Send a frame; nothing happens when the peer is gone. A gang's goes to all of its processes."""
         ...
 
     def stop(self, worker: str, *, grace_s: float) -> None:

@@ -120,6 +120,8 @@ class Capabilities:
     """Whether a launch may listen on a port that others reach."""
     nodes: bool = False
     """Whether a launch may run on several nodes at once."""
+    nodes_share_units: bool = False
+    """Whether several nodes of one launch may be on one unit, as they are where an engine is one machine."""
     images: bool = False
     """Whether a launch may name an image."""
     shares_files: bool = True

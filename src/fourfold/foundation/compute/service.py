@@ -27,7 +27,7 @@ from fourfold.core.compute import (
 from fourfold.core.decide.account import account
 from fourfold.core.decide.measured import machine_of, quality_standings, standings
 from fourfold.core.decide.place import Lease
-from fourfold.core.decide.pools import pool_of
+from fourfold.core.decide.pools import pool_of, units_of
 from fourfold.core.decide.right_size import right_size, right_size_flow
 from fourfold.core.environment import Environment, identify
 from fourfold.core.errors import NotFound, Refused, did_you_mean
@@ -356,9 +356,12 @@ class Compute:
             whole = report.whole or report.held  # of a unit that is gone, what was held of it is known
             gpus = (Gpu("", 0),) * round(whole.gpu)
             unit = Unit(report.unit, whole.cpu, whole.memory_bytes, gpus=gpus)
-            return account(report.usage, held=report.held, unit=unit, price_usd_per_hour=price)
+            return account(
+                report.usage, held=report.held, unit=unit, price_usd_per_hour=price, share=report.unit_share
+            )
         # A job may report a unit of a pool that the settings no longer name: it is still recorded.
-        name = report.unit if report.unit in self._prices else "local"
+        first = next(iter(units_of(report.unit)), "")
+        name = first if first in self._prices else "local"
         unit = self.unit(name)
         return account(
             report.usage,
@@ -366,6 +369,7 @@ class Compute:
             unit=unit,
             price_usd_per_hour=self._prices[name],
             measurement=None if report.usage.flops is None else self._peak(unit),
+            share=report.unit_share,
         )
 
     def _peak(self, unit: Unit) -> Measurement | None:

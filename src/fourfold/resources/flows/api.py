@@ -15,7 +15,7 @@ from typing import Any, overload
 
 from fourfold.core import words
 from fourfold.core.errors import Refused, did_you_mean
-from fourfold.core.flows import Backoff, FlowRun, Policy
+from fourfold.core.flows import MOST_NODES, Backoff, FlowRun, Policy
 from fourfold.core.jobs import Resources
 from fourfold.core.quantities import Range
 from fourfold.core.times import duration_s
@@ -91,6 +91,7 @@ def step(
     timeout: float | str | dt.timedelta | None = None,
     cache: bool = False,
     pool: str = "",
+    nodes: int = 1,
 ) -> Callable[[Callable[..., Any]], Step]: ...
 def step(
     function: Callable[..., Any] | None = None,
@@ -107,6 +108,7 @@ def step(
     timeout: float | str | dt.timedelta | None = None,
     cache: bool = False,
     pool: str = "",
+    nodes: int = 1,
 ) -> Step | Callable[[Callable[..., Any]], Step]:
     """Make a function a step of flows: run in a worker process, durably, with what it asks for.
 
@@ -116,6 +118,10 @@ def step(
     `pool` names the pool it runs in, unless the settings move it elsewhere. `gpu` is a count, a name with
     count and memory (`"a100:2:40GiB"`), or a table of them; `max_price` is in US dollars per hour of a unit.
 
+    With `nodes`, the function runs once on each of so many nodes, all begun together, each with what is asked
+    for: `ff.node()` says which one this is, and where the first one is. What node 0 returns is the result;
+    only node 0 may write to tables, models, files and runs. One that fails or is lost ends all of them.
+
     >>> @step(cpu=2, memory="1GiB", retries=2, timeout="10m")
     ... def double(x): return 2 * x
     >>> double(21), double.policy.timeout_s
@@ -123,6 +129,8 @@ def step(
     """
     if not 0 <= retries <= 1000:
         raise Refused(f"a step is retried from 0 to 1000 times, not {retries}")
+    if type(nodes) is not int or not 1 <= nodes <= MOST_NODES:
+        raise Refused(f"a step runs on 1 to {MOST_NODES} nodes, not {nodes!r}")
     gpus = words.GpuWord.parse(gpu)
     policy = Policy(
         resources=Resources(
@@ -139,6 +147,7 @@ def step(
         timeout_s=None if timeout is None else duration_s(timeout),
         cache=cache,
         pool=pool,
+        nodes=nodes,
     )
 
     def make(function: Callable[..., Any]) -> Step:

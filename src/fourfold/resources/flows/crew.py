@@ -13,7 +13,7 @@ from typing import Protocol
 
 from fourfold.core.decide import flow as rules
 from fourfold.core.decide.place import Lease, never_fits
-from fourfold.core.decide.pools import PoolRules, choose_pool, pool_of, unknown_pool
+from fourfold.core.decide.pools import PoolRules, choose_pool, pool_of, units_of, unknown_pool
 from fourfold.core.decide.rejoin import Rejoin, Standing, rejoin
 from fourfold.core.errors import FourfoldError
 from fourfold.core.flows import BODY, Attempt, CallKey, CallKind, CallState, Failure, Policy, StepCall
@@ -119,28 +119,37 @@ class Crew:
                 self._begin(worker, worker.task)
 
     def _rejoined(self, worker: Worker | None, arrival: Joined) -> None:
-        """One that outlives its connection is told what the loop makes of what it has."""
-        name, known = arrival.worker, None
-        if worker is not None:
-            known = Standing(worker.task, worker.life, worker.may_have_begun)
-        answer, reason = rejoin(known, life=arrival.life, has=arrival.has, is_done=arrival.is_done)
-        if worker is None or answer is Rejoin.refuse:
-            self._control.send(name, {"type": "refused", "key": "", "reason": reason, "is_stale": True})
+        """One that outlives its connection is told what the loop makes of what it has; of a gang, each."""
+        answers: dict[str, Rejoin] = {}
+        for each in arrival.ranks or (arrival,):
+            known = None
+            if worker is not None:
+                known = Standing(worker.task, worker.lives.get(each.worker, ""), worker.may_have_begun)
+            answer, reason = rejoin(known, life=each.life, has=each.has, is_done=each.is_done)
+            answers[each.worker] = answer
+            if answer is Rejoin.refuse:
+                refused = {"type": "refused", "key": "", "reason": reason, "is_stale": True}
+                self._control.send(each.worker, refused)
+        if worker is None or Rejoin.refuse in answers.values():
             return
         if worker.stopping is not None and worker.task is not None:
             # Its engine could not end it while it was out of reach; busy, it would not hear a polite word.
             told = f"it was to end: {worker.stopping[1]}"
-            self._control.send(name, {"type": "refused", "key": "", "reason": told, "is_stale": True})
-            self._later(lambda: self._control.stop(name, grace_s=self._settings.stop_grace_s))
+            self._control.send(worker.name, {"type": "refused", "key": "", "reason": told, "is_stale": True})
+            self._later(lambda: self._control.stop(arrival.worker, grace_s=self._settings.stop_grace_s))
             return
-        worker.is_joined, worker.life, worker.away_since = True, arrival.life, None
+        worker.is_joined, worker.away_since = True, None
+        worker.lives = {each.worker: each.life for each in arrival.ranks or (arrival,)}
         worker.join_count += 1
-        tells = answer is Rejoin.tell_result
-        self._control.send(name, {"type": "welcome", "tell_result": tells, "away_s": self._settings.away_s})
+        for name, answer in answers.items():
+            tells = answer is Rejoin.tell_result
+            welcome = {"type": "welcome", "tell_result": tells, "away_s": self._settings.away_s}
+            self._control.send(name, welcome)
+        without = [name for name, answer in answers.items() if answer is Rejoin.take_task]
         if worker.stopping is not None:
-            self._control.send(name, {"type": "exit"})
-        elif answer is Rejoin.take_task and worker.task is not None:
-            self._begin(worker, worker.task)
+            self._control.send(worker.name, {"type": "exit"})
+        elif without and worker.task is not None:
+            self._begin(worker, worker.task, to=without)
 
     def placed(self, name: str, unit: str) -> None:
         """An engine tells where a worker is. What it does, and will do, is on record there."""
@@ -152,7 +161,7 @@ class Crew:
 
     def _is_at(self, flow: OpenFlow, key: CallKey, n: int, unit: str) -> None:
         self._apply(flow, rules.Placed(key, n, unit))
-        if self.unit(unit) is not None:  # else it is one of those beyond the pool's bound: the lease stays
+        if self.units(unit):  # else it is one of those beyond the pool's bound: the lease stays
             self.placing.move(flow.run.id, key, unit)
 
     def preparing(self, name: str) -> None:
@@ -166,10 +175,17 @@ class Crew:
         if worker is None or worker.task is None or worker.stopping is not None:
             return
         worker.stopping, name = (ExitKind.failed, told.reason), worker.name
-        worker.failure = Failure(
-            ExitKind.failed, told.error, told.reason, call=worker.task[1], is_permanent=told.is_permanent
-        )
+        _, key, n = worker.task
+        failure = Failure(ExitKind.failed, told.error, told.reason, call=key, is_permanent=told.is_permanent)
+        worker.failed = rules.Failed(CallKey(key), n, failure)
         self._later(lambda: self._control.stop(name, grace_s=self._settings.stop_grace_s))
+
+    def rank_failed(self, worker: Worker, failed: rules.Failed) -> None:
+        """A rank of a gang has failed its attempt, which is over when the others have ended too."""
+        if worker.stopping is None:
+            worker.stopping, worker.failed = (ExitKind.failed, failed.failure.message), failed
+            name = worker.name
+            self._later(lambda: self._control.stop(name, grace_s=self._settings.stop_grace_s))
 
     def away(self, name: str) -> None:
         """A worker cannot be reached. It goes on, and ends itself after `away_s`: it is waited for."""
@@ -219,8 +235,8 @@ class Crew:
                 kind = ended.kind
         if worker.stopping is not None:
             kind, text = worker.stopping
-        failure = worker.failure or Failure(kind, "", text, call=key)
-        self._apply(flow, rules.Failed(CallKey(key), n, failure, exit_code=code))
+        failed = worker.failed or rules.Failed(CallKey(key), n, Failure(kind, "", text, call=key))
+        self._apply(flow, replace(failed, exit_code=code))
 
     def put_off(self, name: str, reason: str) -> None:
         """A pool did not take a worker: its call waits again, and has used up nothing."""
@@ -265,11 +281,14 @@ class Crew:
         pools = self._control.pools()
         if (view := pools.get(pool)) is None:
             return unknown_pool(pool, pools)
-        return never_fits(view.units, policy.resources) if view.units or not view.fault else ""
+        return never_fits(view.units, policy.resources, policy.nodes) if view.units or not view.fault else ""
 
-    def unit(self, name: str) -> UnitCapacity | None:
+    def units(self, name: str) -> tuple[UnitCapacity, ...]:
+        """What an attempt ran on, one for each node; none of it where one is not known any more."""
         view = self._control.pools().get(pool_of(name)) if name else None
-        return None if view is None else next((unit for unit in view.units if unit.name == name), None)
+        known = {} if view is None else {unit.name: unit for unit in view.units}
+        names = units_of(name)
+        return tuple(known[each] for each in names) if all(each in known for each in names) else ()
 
     def place(self, now: Instant) -> None:
         """Give free units to those whose turn it is."""
@@ -337,6 +356,7 @@ class Crew:
             run.cwd,
             pool,
             run.environment,
+            1 if is_body else call.policy.nodes,
         )
 
     def _launch(self, name: str) -> None:
@@ -353,8 +373,11 @@ class Crew:
             worker.stopping = (ExitKind.cancelled, "it was idle, and other work needed its place")
             self._control.send(worker.name, {"type": "exit"})
 
-    def _begin(self, worker: Worker, task: Task) -> None:
-        """Tell a worker that is there what to do. Its time counts from here: a warm one is told at once."""
+    def _begin(self, worker: Worker, task: Task, *, to: Sequence[str] = ()) -> None:
+        """Tell a worker that is there what to do: all of it, or (of a gang) those who must be told.
+
+        Its time counts from here: a warm one is told at once.
+        """
         flow, key = self._flows[task[0]], CallKey(task[1])
         self._apply(flow, rules.Began(key, task[2]))
         self._limit_time(flow, key, task)
@@ -371,7 +394,8 @@ class Crew:
             if (attempt := flow.attempts.get(key)) is None:
                 return
             for header, parts in messages.task(flow.run, flow.calls[key], attempt, flow.calls):
-                self._control.send(worker.name, header, parts)
+                for peer in to or (worker.name,):
+                    self._control.send(peer, header, parts)
 
         # A body's task keeps its place: a refusal of that worker's last word must not come after it.
         self._later(send, gives_work=key != BODY)
@@ -385,8 +409,14 @@ class Crew:
         self._timers.at(at, lambda: self.stop_task(task, ExitKind.over_time, reason))
 
     def idle(self, worker: Worker) -> None:
-        """A worker has done its task: keep it warm, within bounds."""
+        """A worker has done its task: keep it warm, within bounds.
+
+        A gang is not kept: it would hold several units idle, and the next one wants a group that is new.
+        """
         self.workers.give_back(worker, self._clock.now())
+        if worker.spec.nodes > 1:
+            worker.stopping = (ExitKind.cancelled, "its step is done")
+            self._later(partial(self._control.send, worker.name, {"type": "exit"}))
         self._end_surplus()
         self._look_at_idle_later()
 

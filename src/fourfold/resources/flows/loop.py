@@ -228,6 +228,8 @@ class Loop:
             self.crew.stop_task(task, ExitKind.worker_lost, f"it said what cannot be read: {error!r}")
             return
         match event:
+            case rules.Failed() if worker.spec.nodes > 1:
+                self.crew.rank_failed(worker, event)
             case rules.Finished() | rules.Failed():
                 worker.log_end = event.log_end or worker.log_end
                 self.crew.idle(worker)
@@ -378,7 +380,7 @@ class Loop:
                 continue
             call = flow.calls[key]
             flow.attempts.pop(key, None)
-            changes.jobs.append(messages.job(flow.run, call, attempt, self.crew.unit(attempt.unit)))
+            changes.jobs.append(messages.job(flow.run, call, attempt, self.crew.units(attempt.unit)))
             self.placing.release(run_id, key)
             if call.state is CallState.ready:  # resumed before its last attempt had ended
                 self.crew.queue(flow, call)

@@ -11,6 +11,7 @@ from fourfold.core import wire
 from fourfold.core.compute import Held, JobReport
 from fourfold.core.context import Ref
 from fourfold.core.decide import flow as rules
+from fourfold.core.decide.account import share_of
 from fourfold.core.errors import FourfoldError, Refused, did_you_mean
 from fourfold.core.flows import (
     BODY,
@@ -308,15 +309,17 @@ def _record(call: StepCall) -> Frame:
     return header, parts
 
 
-def job(run: FlowRun, call: StepCall, attempt: Attempt, unit: UnitCapacity | None) -> JobReport:
+def job(run: FlowRun, call: StepCall, attempt: Attempt, units: Sequence[UnitCapacity]) -> JobReport:
     """An attempt that ended, for the accounts. A body holds no step's slot, so it costs nothing.
 
-    `unit` is what it ran on, as far as that is known.
+    `units` are what it ran on, one for each node, as far as that is known. What several nodes held and used
+    is added up.
     """
     assert attempt.ended_at is not None
     assert attempt.exit is not None
-    is_body, asked = call.kind is CallKind.body, call.policy.resources
-    held = Held(0.0) if is_body else Held(asked.cpu.low, round(asked.memory_bytes.low), asked.gpu.low)
+    is_body, asked, nodes = call.kind is CallKind.body, call.policy.resources, call.policy.nodes
+    of_one = Held(0.0) if is_body else Held(asked.cpu.low, round(asked.memory_bytes.low), asked.gpu.low)
+    wholes = {unit.name: Held(unit.cpu, unit.memory_bytes, unit.gpu) for unit in units}
     started = attempt.started_at or attempt.leased_at
     usage = attempt.usage
     if not usage.wall_s:  # its worker died and could not tell
@@ -329,13 +332,19 @@ def job(run: FlowRun, call: StepCall, attempt: Attempt, unit: UnitCapacity | Non
         attempt.ended_at,
         attempt.exit,
         usage,
-        held,
+        _sum([of_one] * nodes),
         kind="flow" if is_body else "step",
         flow_run=run.id,
         environment=run.environment,
         user=run.user,
-        whole=None if unit is None else Held(unit.cpu, unit.memory_bytes, unit.gpu),
+        whole=_sum(wholes.values()) if wholes else None,
+        unit_share=sum(share_of(of_one, wholes[unit.name]) for unit in units) if len(units) > 1 else None,
     )
+
+
+def _sum(held: Iterable[Held]) -> Held:
+    each = list(held)
+    return Held(sum(h.cpu for h in each), sum(h.memory_bytes for h in each), sum(h.gpu for h in each))
 
 
 def cache_key(run: FlowRun, call: StepCall, inputs: Sequence[StepCall]) -> str:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from fourfold.core.decide.place import Lease
-from fourfold.core.decide.pools import unit_name
+from fourfold.core.decide.pools import gang_name, unit_name
 from fourfold.core.flows import Code
 from fourfold.core.ports.clock import Clock
 from fourfold.core.ports.control import Arrival, Away, Gone, Joined, Message, PoolView, PutOff, WorkerSpec
@@ -34,6 +34,7 @@ from fourfold.resources.flows import secure
 from fourfold.resources.flows.certificate import identity, secret
 from fourfold.resources.flows.connection import private_folder, socket_path
 from fourfold.resources.flows.crew import Settings
+from fourfold.resources.flows.gangs import Gangs, worker_of
 from fourfold.resources.flows.loop import Loop, Resolve
 from fourfold.resources.flows.peers import FarDoor, Peers
 from fourfold.resources.flows.starters import Brought, Starters
@@ -154,6 +155,7 @@ class Owner:
             left=self._left,
             from_starter=None if self._starters is None else self._from_starter,
         )
+        self._gangs = Gangs(post=self._to_loop, send=self.peers.send)
         self._thread = threading.Thread(target=self._run, name="fourfold-loop", daemon=True)
         self._ready = threading.Event()
 
@@ -214,6 +216,7 @@ class Owner:
         for name, worker in kept.items():
             self._at[name], self._specs[name] = self._pools[worker.spec.pool], worker.spec
             self._at[name].left(name)
+            self._gangs.expect(name, worker.spec.nodes)
         self._open_pools([pool for pool in self._pools.values() if pool.plan.outlives], tuple(kept))
 
     def _once(self) -> None:
@@ -251,6 +254,7 @@ class Owner:
     def launch(self, worker: str, spec: WorkerSpec) -> None:
         self._at[worker] = pool = self._pools[spec.pool]
         self._specs[worker] = spec
+        self._gangs.expect(worker, spec.nodes)
         ways_in = self._ways_in(worker, is_far=pool.plan.outlives)
 
         def make(able: Capabilities) -> Launch:
@@ -270,7 +274,9 @@ class Owner:
                 env.pop("PYTHONPATH", None)  # of this machine
                 if not able.shares_files:
                     cwd = ""
-            return Launch(key=worker, argv=argv, env=env, cwd=cwd, resources=spec.resources)
+            if spec.nodes > 1:
+                env["FOURFOLD_NODES"] = str(spec.nodes)
+            return Launch(worker, argv, env=env, cwd=cwd, resources=spec.resources, nodes=spec.nodes)
 
         pool.launch(worker, make)
 
@@ -279,7 +285,7 @@ class Owner:
         if not is_far or self._door is None or self._far is None:
             return {
                 "FOURFOLD_CONTROL": str(socket_path(self._home)),
-                "FOURFOLD_WORKER_TOKEN": self.peers.expect(worker),
+                "FOURFOLD_WORKER_TOKEN": self.peers.expect(self._gangs.peers(worker)),
             }
         return {
             "FOURFOLD_CONTROL": f"tls://{self._far.address}",
@@ -290,22 +296,23 @@ class Owner:
         }
 
     def send(self, peer: str, header: dict[str, Any], parts: Sequence[bytes] = ()) -> None:
-        self.peers.send(peer, header, parts)
+        self._gangs.send(peer, header, parts)
 
     def stop_worker(self, worker: str, *, grace_s: float) -> None:
         if (pool := self._at.get(worker)) is not None:
             # Where it is connected, its connection's end tells of it.
-            pool.stop(worker, grace_s, lambda: self.peers.has(worker))
+            peers = self._gangs.peers(worker)
+            pool.stop(worker, grace_s, lambda: any(self.peers.has(peer) for peer in peers))
 
     # What happens to peers and pools
 
     def _heard(self, message: Message) -> None:
         """A frame from a peer: for the loop, unless a worker asks for its code."""
-        if message.header["type"] == "code" and message.peer in self._specs and self._bundle is not None:
-            code = self._specs[message.peer].code
-            self._beside.submit(self._tell_code, message.peer, code, self._bundle)
+        spec = self._specs.get(worker_of(message.peer))
+        if message.header["type"] == "code" and spec is not None and self._bundle is not None:
+            self._beside.submit(self._tell_code, message.peer, spec.code, self._bundle)
         else:
-            self.loop.post(message)
+            self._gangs.arrived(message)
 
     def _tell_code(self, worker: str, code: Code, bundle: Callable[[Code], bytes]) -> None:
         with contextlib.suppress(Exception):  # it asks again
@@ -332,24 +339,30 @@ class Owner:
         self._starters.heard(message, worker, self._specs.get(worker), self._at.get(worker))
 
     def _joined(self, joined: Joined) -> None:
-        if (pool := self._at.get(joined.worker)) is not None:
-            pool.joined(joined.worker)
-            if joined.unit:
-                joined = replace(joined, unit=unit_name(pool.plan.name, joined.unit))
-            else:
-                pool.find_unit(joined.worker)
-        self.loop.post(joined)
+        self._gangs.arrived(joined)
+
+    def _to_loop(self, arrival: Arrival) -> None:
+        """Something for the loop. What joins tells where it is, by its engine's names, or is looked for."""
+        if isinstance(arrival, Joined) and (pool := self._at.get(arrival.worker)) is not None:
+            pool.joined(arrival.worker)
+            told = [each.unit for each in arrival.ranks or (arrival,)]
+            if all(told):
+                unit = gang_name([unit_name(pool.plan.name, each) for each in told])
+                arrival = replace(arrival, unit=unit)
+            elif not arrival.ranks:
+                pool.find_unit(arrival.worker)
+        self.loop.post(arrival)
 
     def _left(self, peer: str, *, is_worker: bool, is_far: bool) -> None:
         """A connection has ended. Of a worker, its engine says how its process did."""
         if not is_worker:
             self.loop.post(Gone(peer))
         elif is_far:  # it goes on, and comes back, unless its engine says that it has ended
-            if (pool := self._at.get(peer)) is not None:
-                pool.left(peer)
-            self.loop.post(Away(peer))
-        elif (pool := self._at.get(peer)) is not None:
-            pool.find_out(peer)
+            if (pool := self._at.get(worker_of(peer))) is not None:
+                pool.left(worker_of(peer))
+            self._gangs.arrived(Away(peer))
+        elif (pool := self._at.get(worker_of(peer))) is not None:
+            pool.find_out(worker_of(peer))
 
     def _reported(self, arrival: Arrival) -> None:
         """A pool's thread tells something."""
@@ -366,10 +379,11 @@ class Owner:
                 case Gone(peer, _) | PutOff(peer, _):
                     self._at.pop(peer, None)
                     self._specs.pop(peer, None)
-                    self.peers.forget(peer)
+                    for each in self._gangs.peers(peer):
+                        self.peers.forget(each)
                 case _:
                     pass
-            self.loop.post(arrival)
+            self._gangs.arrived(arrival)
 
 
 def _door(home: Path, far: Far | None) -> FarDoor | None:

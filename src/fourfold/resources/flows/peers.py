@@ -100,7 +100,7 @@ class Peers:
         self._left = left
         self._selector = selectors.DefaultSelector()
         self._peers: dict[str, Peer] = {}
-        self._tokens: dict[str, str] = {}
+        self._tokens: dict[str, dict[int, str]] = {}
         self._client_count = 0
         self._path: Path | None = None
         self._listener: socket.socket | None = None
@@ -161,16 +161,17 @@ class Peers:
                 if mask & selectors.EVENT_READ:
                     self._receive(key.data)
 
-    def expect(self, worker: str) -> str:
-        """A token with which this worker, and nobody else, may connect, once."""
+    def expect(self, peers: Sequence[str]) -> str:
+        """A token with which a worker's processes, by rank, and nobody else, may connect, each once."""
         token = secrets.token_hex(16)
-        self._tokens[token] = worker
+        self._tokens[token] = dict(enumerate(peers))
         return token
 
-    def forget(self, worker: str) -> None:
-        """This worker may not connect any more, unless the loop knows it."""
-        for token in [token for token, name in self._tokens.items() if name == worker]:
-            del self._tokens[token]
+    def forget(self, peer: str) -> None:
+        """This process may not connect any more, unless the loop knows it."""
+        for token, names in list(self._tokens.items()):
+            if peer in names.values():
+                del self._tokens[token]
 
     def has(self, name: str) -> bool:
         """Whether somebody is connected under this name."""
@@ -295,17 +296,20 @@ class Peers:
             self._take_far(peer, header)
             return
         if header["role"] == "worker":
-            worker = self._tokens.pop(header["token"], None)
-            if worker is None:
+            left = self._tokens.get(header["token"], {})
+            if (worker := left.pop(int(header.get("rank", 0)), None)) is None:
                 self._drop(peer)
                 return
+            if not left:
+                del self._tokens[header["token"]]
             peer.name, peer.is_worker = worker, True
         else:
             self._client_count += 1
             peer.name = f"client_{self._client_count}"
         self._peers[peer.name] = peer
         if peer.is_worker:
-            self._joined(Joined(peer.name, unit=str(header.get("unit", ""))))
+            unit, group = str(header.get("unit", "")), str(header.get("group", ""))
+            self._joined(Joined(peer.name, unit=unit, group=group))
 
     def _take_far(self, peer: Peer, header: dict[str, Any]) -> None:
         """A worker on another machine says who it is, and shows that it has the token of that name."""
@@ -330,9 +334,12 @@ class Peers:
         if header["role"] != "worker":
             self._drop(peer)
             return
+        if (rank := header.get("rank")) is not None:
+            worker = f"{worker}.{int(rank)}"
         has = header.get("has")
         task = (str(has[0]), str(has[1]), int(has[2])) if has else None
-        joined = Joined(worker, life, task, unit=str(header.get("unit", "")))
+        unit, group = str(header.get("unit", "")), str(header.get("group", ""))
+        joined = Joined(worker, life, task, unit=unit, group=group)
         other = self._peers.get(worker)
         if other is not None and other.life != life:
             told = "another process is this worker: its job was started twice"

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from fourfold.core.decide.place import HEADS, Lease, Start, Waiting, place
+from fourfold.core.decide.pools import units_of
 from fourfold.core.flows import CallKey, CallKind, StepCall
 from fourfold.core.ports.control import PoolView
 from fourfold.core.times import Instant
@@ -18,7 +19,7 @@ Place = tuple[str, CallKey]
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """It is this call's turn: on a unit of a pool, or (a flow's body) on none, and why in words."""
+    """It is this call's turn: on a unit of a pool (or several; a flow's body on none), and why in words."""
 
     run: str
     key: CallKey
@@ -59,13 +60,13 @@ class Placing:
         """Note what an attempt holds that is under way already."""
         asked = call.policy.resources
         self.leases[run, call.key] = Lease(
-            f"{run}/{call.key}", unit, asked.cpu.low, round(asked.memory_bytes.low), asked.gpu.low
+            f"{run}/{call.key}", units_of(unit), asked.cpu.low, round(asked.memory_bytes.low), asked.gpu.low
         )
 
     def move(self, run: str, key: CallKey, unit: str) -> None:
         """What an attempt holds is on another unit than was thought."""
         if (lease := self.leases.get((run, key))) is not None and lease.unit != unit:
-            self.leases[run, key] = replace(lease, unit=unit)
+            self.leases[run, key] = replace(lease, units=units_of(unit))
             self._has_changed = True
 
     def release(self, run: str, key: CallKey) -> None:
@@ -160,7 +161,7 @@ class Placing:
                 continue
             holder = f"{run}/{key}"
             heads[holder] = entry
-            waiting.append(Waiting(holder, call.policy.resources, ready_at, -priority))
+            waiting.append(Waiting(holder, call.policy.resources, ready_at, -priority, call.policy.nodes))
         if pool.fault:
             for entry in heads.values():
                 self.hold(entry[2], entry[3], _out_of_reach(pool))

@@ -316,12 +316,13 @@ class FlowService:
     def _load_now(self, plan: PoolPlan) -> PoolLoad:
         """A pool as its engine has it while nobody runs the loop."""
         try:
-            offers = self._engine_to_read(plan.name).offers(Resources())
+            engine = self._engine_to_read(plan.name)
+            offers, able = engine.offers(Resources()), engine.capabilities()
         except Exception as error:  # a pool that is down is listed with the reason
             return PoolLoad(
                 plan.name, fault=error.message if isinstance(error, FourfoldError) else str(error)
             )
-        return PoolLoad(plan.name, plan.units(offers))
+        return PoolLoad(plan.name, plan.units(offers, able))
 
     def deploy(
         self,

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 
 from fourfold.core.decide.pools import unit_name
 from fourfold.core.errors import FourfoldError, Remedy
+from fourfold.core.flows import MOST_NODES
 from fourfold.core.jobs import Exit, ExitKind, Resources, UnitCapacity
 from fourfold.core.ports.control import Gone, Placed, PoolChanged, PoolView, PutOff
 from fourfold.core.ports.engine import Capabilities, Engine, JobStatus, Launch, Offer, Phase
@@ -61,8 +62,9 @@ class PoolPlan:
     """Where its machines keep what is brought; "" is where their user's caches are."""
     cache_bytes: int = 0
 
-    def units(self, offers: Sequence[Offer]) -> tuple[UnitCapacity, ...]:
+    def units(self, offers: Sequence[Offer], able: Capabilities) -> tuple[UnitCapacity, ...]:
         """What of an engine's offers the pool takes, by names of its own."""
+        most_nodes = 0 if not able.nodes else MOST_NODES if able.nodes_share_units else 1
         most = self.most_units or len(offers)
         return tuple(
             UnitCapacity(
@@ -74,6 +76,7 @@ class PoolPlan:
                 each.gpu_memory_bytes,
                 each.arch,
                 max(each.price_usd_per_hour, self.price_usd_per_hour),
+                most_nodes,
             )
             for each in offers[:most]
         )
@@ -184,7 +187,8 @@ class Pool:
         except Exception as error:  # whatever an engine says: its pool waits, and the others go on
             self._see(fault=_text(error))
             return
-        self._see(units=self.plan.units(offers), fault="", keeps_what_idles=able.survives_control_restart)
+        units = self.plan.units(offers, able)
+        self._see(units=units, fault="", keeps_what_idles=able.survives_control_restart)
 
     def _see(self, **changes: object) -> None:
         with self._changing:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from fourfold.core.flows import Failure
+from fourfold.core.decide.flow import Failed
 from fourfold.core.jobs import ExitKind, UnitCapacity
 from fourfold.core.ports.control import WorkerSpec
 from fourfold.core.times import SECOND_US, Instant
@@ -24,8 +24,9 @@ class Worker:
     is_joined: bool = False
     join_count: int = 0
     """How often it has connected: what was to be sent on an earlier connection is not sent on this one."""
-    life: str = ""
-    """The process that joined under its name, where it outlives its connection."""
+    lives: dict[str, str] = field(default_factory=dict)
+    """The processes that joined under its name (of a gang, under that of each rank), where they outlive
+    their connection."""
     away_since: Instant | None = None
     """Since when it cannot be reached, where it outlives its connection."""
     may_have_begun: bool = False
@@ -36,8 +37,8 @@ class Worker:
     """How much it has printed, in bytes, when it was last heard of."""
     stopping: tuple[ExitKind, str] | None = None
     """Why it is being ended, once it is."""
-    failure: Failure | None = None
-    """What its attempt failed with, where that was known before its process has ended."""
+    failed: Failed | None = None
+    """How its attempt has failed, where that was known before its process has ended."""
 
 
 class Workers:
@@ -128,17 +129,16 @@ class Workers:
         For pools in which a worker holds what it asked for as long as it lives.
         """
         there = [each for each in self if each.spec.pool == new.spec.pool and each.stopping is None]
-        free_cpu = sum(unit.cpu for unit in units) - sum(each.spec.resources.cpu.low for each in there)
-        free_bytes = sum(unit.memory_bytes for unit in units)
-        free_bytes -= round(sum(each.spec.resources.memory_bytes.low for each in there))
+        free_cpu = sum(unit.cpu for unit in units) - sum(map(_cpu, there))
+        free_bytes = sum(unit.memory_bytes for unit in units) - sum(map(_bytes, there))
         ended = []
         for worker in sorted(self._idle(), key=lambda each: (each.idle_since or 0, each.name)):
             if free_cpu >= 0 and free_bytes >= 0:
                 break
             if worker.spec.pool == new.spec.pool:
                 ended.append(worker)
-                free_cpu += worker.spec.resources.cpu.low
-                free_bytes += round(worker.spec.resources.memory_bytes.low)
+                free_cpu += _cpu(worker)
+                free_bytes += _bytes(worker)
         return ended
 
     def count(self, pool: str, *, is_busy: bool) -> int:
@@ -157,3 +157,11 @@ class Workers:
         return [
             worker for worker in self if worker.is_joined and worker.task is None and worker.stopping is None
         ]
+
+
+def _cpu(worker: Worker) -> float:
+    return worker.spec.nodes * worker.spec.resources.cpu.low
+
+
+def _bytes(worker: Worker) -> int:
+    return worker.spec.nodes * round(worker.spec.resources.memory_bytes.low)

@@ -126,6 +126,7 @@ class FakeEngine:
             survives_control_restart=True,
             listens=True,
             nodes=True,
+            nodes_share_units=True,
             images=True,
         )
 

@@ -105,7 +105,7 @@ class ServiceDesk:
         return tuple(
             Lease(
                 f"service {each.spec.name}",
-                each.state.unit,
+                (each.state.unit,),
                 each.spec.resources.cpu.low,
                 round(each.spec.resources.memory_bytes.low),
                 each.spec.resources.gpu.low,
