@@ -10,7 +10,7 @@ set -euo pipefail
 here=$(cd "$(dirname "$0")/.." && pwd)
 kernel=${1:-linux.uml}
 shift || true
-tests=${*:-tests/compute/test_local_limits.py tests/compute/test_meter_is_right.py tests/compute/test_local_engine.py}
+tests=${*:-tests/compute/test_local_limits.py tests/compute/test_meter_is_right.py}
 # What starts a Python on one slow core takes longer than the tests of those seconds allow.
 slow="not nobody_waits"
 
