@@ -146,3 +146,13 @@ def test_a_full_disk_leaves_no_half_line(small_disk: Path) -> None:
     assert all(line == event + b"\n" for line in lines)
     with pytest.raises(Refused, match="several lines"):
         sink.send(b"{\n}")
+
+
+def test_half_a_line_that_a_dead_process_left_spoils_no_later_event(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    sink = FileEvents(path)
+    sink.send(b'{"n": 0}')
+    with path.open("ab") as file:
+        file.write(b'{"n": "' + b"x" * 200_000)
+    sink.send(b'{"n": 1}')
+    assert path.read_bytes() == b'{"n": 0}\n{"n": 1}\n'

@@ -19,7 +19,7 @@ from fourfold.catalog.database import Catalog
 from fourfold.core.errors import Refused
 from fourfold.core.ports.tables import Mark
 from fourfold.foundation.storage.service import Storage
-from fourfold.testing.clock import MovableClock
+from fourfold.testing.clock import START, MovableClock
 
 WRITER = """
 import os, signal, sys
@@ -191,3 +191,17 @@ def test_what_only_other_programs_can_read_is_refused(tmp_path: Path) -> None:
     first.write_text("\n".join(json.dumps(line) for line in lines))
     with pytest.raises(Refused, match="deletionVectors"):
         DeltaTables(tmp_path).scan("t", version=0).read_all()
+
+
+def test_a_branch_that_was_never_begun_leaves_its_folder_to_the_next_vacuum(tmp_path: Path) -> None:
+    store = DeltaTables(tmp_path)
+    store.append("t", rows(1))
+    store.fork("t", "dev", version=0)
+    unbegun = tmp_path / "t" / "_branches" / "lost" / "_delta_log"
+    unbegun.mkdir(parents=True)
+    (unbegun / ".turn").touch()
+    store.vacuum("t", keep=(), before=START, dry_run=True)
+    assert unbegun.exists()
+    store.vacuum("t", keep=(), before=START)
+    assert [path.name for path in (tmp_path / "t" / "_branches").iterdir()] == ["dev"]
+    assert store.branches("t") == ("dev",)

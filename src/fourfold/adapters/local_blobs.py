@@ -171,7 +171,8 @@ class LocalBlobs:
 
     def materialize(self, digest: Digest, path: Path, *, executable: bool = False) -> None:
         self._verify(digest)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        with _out_of_space(path.parent):
+            path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name[:100]}.{secrets.token_hex(8)}")
         try:
             with _out_of_space(path.parent):

@@ -10,6 +10,7 @@ from fourfold.core.errors import OutOfSpace, Refused, Unavailable
 
 TURN_BYTES = 64 * 2**20
 """At this size the file is put aside under its name and `.1`, in place of the one before."""
+READ_BYTES = 2**16
 
 
 class FileEvents:
@@ -41,9 +42,9 @@ class FileEvents:
         """Nothing is kept open."""
 
     def _append(self, line: bytes) -> None:
-        file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         try:
-            whole = os.fstat(file).st_size
+            whole = _whole(file)
             try:
                 written = os.write(file, line)
                 if written != len(line):
@@ -58,3 +59,19 @@ class FileEvents:
     def _turn(self) -> None:
         if self._path.exists() and self._path.stat().st_size >= self._turn_bytes:
             self._path.replace(self._path.with_name(self._path.name + ".1"))
+
+
+def _whole(file: int) -> int:
+    """Where the last whole line ends. Half of one, which a process left that died as it wrote, is cut off:
+    the event is sent again, and would else be spoilt by what it continues."""
+    end = size = os.fstat(file).st_size
+    while end > 0:
+        start = max(0, end - READ_BYTES)
+        found = os.pread(file, end - start, start).rfind(b"\n")
+        if found >= 0:
+            end = start + found + 1
+            break
+        end = start
+    if end < size:
+        os.ftruncate(file, end)
+    return end

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
-import shutil
 import sqlite3
+import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -299,8 +300,10 @@ def _entry(row: tuple[int, int, bytes, str, int, str, str]) -> Entry:
 
 def _ours(error: sqlite3.Error, path: Path) -> FourfoldError:
     name: str = getattr(error, "sqlite_errorname", "") or ""
-    # A full disk is also an I/O error: the write-ahead log's index cannot grow.
-    if name.startswith("SQLITE_FULL") or (name.startswith("SQLITE_IOERR") and _has_no_space(path)):
+    # A full disk is also an I/O error, where the write-ahead log's index cannot grow, or a file that cannot
+    # be opened, where the log itself cannot be made.
+    is_doubtful = name.startswith(("SQLITE_IOERR", "SQLITE_CANTOPEN"))
+    if name.startswith("SQLITE_FULL") or (is_doubtful and _has_no_space(path)):
         return OutOfSpace(
             f"the disk that holds the buffer {path} is full; nothing was added",
             ways_on=["free some space and try again"],
@@ -323,7 +326,10 @@ def _ours(error: sqlite3.Error, path: Path) -> FourfoldError:
 
 
 def _has_no_space(path: Path) -> bool:
+    """Whether nothing can be written beside the file. It is tried, because a quota leaves the disk free."""
     try:
-        return shutil.disk_usage(path.parent).free < LEAST_FREE_BYTES
-    except OSError:
-        return False
+        with tempfile.TemporaryFile(dir=path.parent) as probe:
+            probe.write(bytes(LEAST_FREE_BYTES))
+    except OSError as error:
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return False

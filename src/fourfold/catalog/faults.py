@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
+import errno
+import tempfile
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -44,8 +45,10 @@ def _not_kept(error: BaseException) -> FourfoldError | None:
 
 def _sqlite(error: BaseException, file: str | None) -> FourfoldError | None:
     name: str = getattr(error, "sqlite_errorname", "") or ""
-    # A full disk is also an I/O error: the write-ahead log's index cannot grow.
-    if name.startswith("SQLITE_FULL") or (name.startswith("SQLITE_IOERR") and _has_no_space(file)):
+    # A full disk is also an I/O error, where the write-ahead log's index cannot grow, or a file that cannot
+    # be opened, where the log itself cannot be made.
+    is_doubtful = name.startswith(("SQLITE_IOERR", "SQLITE_CANTOPEN"))
+    if name.startswith("SQLITE_FULL") or (is_doubtful and _has_no_space(file)):
         return OutOfSpace(
             "the disk that holds the catalog is full; the change was rolled back",
             ways_on=["free some space and try again"],
@@ -69,10 +72,15 @@ def _sqlite(error: BaseException, file: str | None) -> FourfoldError | None:
 
 
 def _has_no_space(file: str | None) -> bool:
-    try:
-        return file is not None and shutil.disk_usage(Path(file).parent).free < LEAST_FREE_BYTES
-    except OSError:
+    """Whether nothing can be written beside the file. It is tried, because a quota leaves the disk free."""
+    if file is None:
         return False
+    try:
+        with tempfile.TemporaryFile(dir=Path(file).parent) as probe:
+            probe.write(bytes(LEAST_FREE_BYTES))
+    except OSError as error:
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return False
 
 
 def _postgres(error: BaseException) -> FourfoldError | None:

@@ -218,7 +218,20 @@ class DeltaTables:
         with table.turn(), writable(name):
             planned = {path for plan in plans(self._place, name) for path in plan.new_paths}
             branches = self._branches(table)
+            if not dry_run:
+                self._sweep_unbegun(table, branches)
             return vacuum(table, branches, keep=keep, before=before, planned=planned, dry_run=dry_run)
+
+    def _sweep_unbegun(self, table: Log, branches: Sequence[Log]) -> None:
+        """Remove folders of branches whose first entry was never written, because a writer died or had no
+        space for it. Nobody begins one meanwhile: who does holds the turn of its table."""
+        if self._place.is_far:  # there are no folders, and nothing precedes the first entry
+            return
+        begun = {log.address.branch for log in branches}
+        under = f"{table.address.table}/{BRANCHES}"
+        for folder in self._place.folders(under):
+            if branch_of(folder) not in begun:
+                self._place.remove(f"{under}/{folder}")
 
     def erase(
         self,

@@ -34,9 +34,15 @@ def cannot(ability: Ability, message: str, *ways_on: str) -> Refused:
     return Refused(message, ways_on=ways_on, ability=ability.value)
 
 
+def _is_full_catalog(error: Exception) -> bool:
+    """Whether the catalog is a file of SQLite on a disk that is full."""
+    name: str = getattr(getattr(error, "orig", None), "sqlite_errorname", "")
+    return name.startswith("SQLITE_FULL")
+
+
 def _translated(error: Exception, name: str) -> FourfoldError | None:
     said = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
-    if isinstance(error, OSError) and error.errno in _FULL:
+    if (isinstance(error, OSError) and error.errno in _FULL) or _is_full_catalog(error):
         return OutOfSpace(
             f"the disk that holds table '{name}' is full; the table is as it was",
             ways_on=["free some space and try again"],

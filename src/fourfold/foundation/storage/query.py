@@ -22,7 +22,7 @@ from fourfold.core.catalog import acting_as, principal
 from fourfold.core.context import Ref
 from fourfold.core.decide import schemas
 from fourfold.core.decide.pushdown import conditions_in, fields_in
-from fourfold.core.errors import FourfoldError, NotFound, Refused
+from fourfold.core.errors import FourfoldError, NotFound, OutOfSpace, Refused
 from fourfold.core.services.storage import Storage
 from fourfold.core.storage import Condition, TableInfo, TablePin, table_pin
 from fourfold.foundation.storage.columns import made
@@ -107,6 +107,11 @@ class Query:
             if self._failed:
                 raise self._failed[0] from error
             says = str(error).splitlines()[0]
+            if "No space left" in says or "max_temp_directory_size" in says:
+                raise OutOfSpace(
+                    f"no space left for what a query cannot hold in memory: {says}",
+                    ways_on=["free some space and try again", "or SET temp_directory to another disk"],
+                ) from error
             if (unquoted := _UNQUOTED.search(says)) is not None:
                 raise NotFound(says, ways_on=[f"quote a name with dots: {unquoted[1]}"]) from error
             ways_on = ['quote a name with its version: "flights@v3"'] if 'near "@"' in says else []

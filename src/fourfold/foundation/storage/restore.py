@@ -29,6 +29,7 @@ from fourfold.core.ports.online import OnlineStore, Space
 from fourfold.core.ports.tables import TableStore
 from fourfold.core.storage import Digest
 from fourfold.foundation.storage.backup import chosen, lines_of, table_files
+from fourfold.foundation.storage.files import writing
 
 MARK = "restoring"
 """The file in a project's folder that is there while it is being restored."""
@@ -62,7 +63,8 @@ def restore(
         if not is_resumed:
             _check_empty(blobs, tables, online, buffer)
             portable.check_takes(catalog, backup.revision)
-            _write(mark, _meaning(backup))
+            with writing(home / MARK):
+                _write(mark, _meaning(backup))
             _sync(home)
         for done, part in enumerate(backup.tables):
             progress("tables", done, len(backup.tables))
@@ -185,7 +187,9 @@ def _check_empty(blobs: BlobStore, tables: TableStore, online: OnlineStore, buff
 def _alone(home: Path) -> Iterator[IO[bytes]]:
     """The mark, open and held by this restore alone; gone afterwards where nothing was written to it."""
     path = home / MARK
-    with path.open("a+b") as mark:
+    with writing(path):
+        opened = path.open("a+b")
+    with opened as mark:
         try:
             fcntl.flock(mark, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -204,13 +208,16 @@ def _meaning(backup: Backup) -> bytes:
 def _is_resumed(mark: IO[bytes], home: Path, backup: Backup) -> bool:
     """Whether a restore of this backup was cut off here."""
     mark.seek(0)
-    present = mark.read()
-    if present not in (b"", _meaning(backup)):
+    present, whole = mark.read(), _meaning(backup)
+    if present != whole and whole.startswith(present):  # it was cut off before anything else was done
+        mark.truncate(0)
+        return False
+    if present != whole:
         raise Refused(
             f"the restore of another backup was cut off in {home}",
             ways_on=["run that one again, or remove the folder"],
         )
-    return bool(present)
+    return True
 
 
 def _write(file: IO[bytes], data: bytes) -> None:

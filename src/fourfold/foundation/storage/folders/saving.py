@@ -109,7 +109,8 @@ class Folders:
                 if place.exists() and self._digests.of_file(place) == file.digest:
                     progress.add(file.size_bytes)
                     return
-                place.parent.mkdir(parents=True, exist_ok=True)
+                with writing(place):
+                    place.parent.mkdir(parents=True, exist_ok=True)
                 if packed is not None and (pieces := packed.pieces(file.digest)) is not None:
                     _write(place, file, pieces, progress)
                     return
@@ -185,9 +186,10 @@ def _new_folder(folder: Path, version: FilesVersion, *, is_kept: bool) -> Iterat
     it; of two at once, the second takes one of its own.
     """
     _refuse_full(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
     part = folder.with_name(f".{folder.name[:100]}.{version.manifest[7:23]}.part")
-    part.mkdir(exist_ok=True)
+    with writing(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        part.mkdir(exist_ok=True)
     descriptor = os.open(part, os.O_RDONLY)
     try:
         try:
@@ -195,14 +197,16 @@ def _new_folder(folder: Path, version: FilesVersion, *, is_kept: bool) -> Iterat
         except BlockingIOError:
             is_kept = False
             part = part.with_name(f"{part.name}.{secrets.token_hex(4)}")
-            part.mkdir()
+            with writing(folder):
+                part.mkdir()
         if not is_kept:  # what one that died beside the store has left is sooner made anew
             for left in part.iterdir():
                 shutil.rmtree(left) if left.is_dir() else left.unlink()
         try:
             yield part
             _refuse_full(folder)
-            part.rename(folder)
+            with writing(folder):
+                part.rename(folder)
         except BaseException:
             if not is_kept:
                 shutil.rmtree(part, ignore_errors=True)

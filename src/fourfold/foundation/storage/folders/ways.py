@@ -181,7 +181,8 @@ class Afar:
 
     def materialize(self, digest: Digest, path: Path, *, executable: bool = False) -> None:
         """Put a blob's bytes at `path`, read-only."""
-        path.parent.mkdir(parents=True, exist_ok=True)
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
         size_bytes = PIECE_BYTES + 1  # not known: as a large one
         self.fetch(
             digest, path, size_bytes=size_bytes, executable=executable, progress=Progress(None, size_bytes)
@@ -199,8 +200,8 @@ class Afar:
                 progress.add(size_bytes)
             else:
                 self._bring(digest, part, progress)
-        part.chmod(0o555 if executable else 0o444)
-        part.replace(path)
+            part.chmod(0o555 if executable else 0o444)
+            part.replace(path)
 
     def _bring(self, digest: Digest, part: Path, progress: Progress) -> None:
         """Fetch the pieces that a file lacks."""
@@ -214,7 +215,7 @@ class Afar:
                 length = min(PIECE_BYTES, cut.size_bytes - start)
                 is_there = is_begun and self._digests.of(os.pread(file.fileno(), length, start)) == expected
                 if not is_there:
-                    os.pwrite(file.fileno(), self._piece(digest, expected, start, length), start)
+                    _write_all(file.fileno(), self._piece(digest, expected, start, length), start)
                 progress.add(length)
 
             for _ in at_once(bring, range(len(cut.digests))):
@@ -277,6 +278,14 @@ class Afar:
 
         for _ in at_once(send, range(len(pieces))):
             pass
+
+
+def _write_all(descriptor: int, data: bytes, at: int) -> None:
+    """All of the bytes: a disk that is nearly full takes some of them before it says that it is full."""
+    rest = memoryview(data)
+    while rest:
+        count = os.pwrite(descriptor, rest, at)
+        rest, at = rest[count:], at + count
 
 
 def at_once(work: Callable[[S], T], items: Iterable[S]) -> Iterator[T]:
