@@ -77,9 +77,25 @@ def check(project: Project) -> None:
     assert all(len(set(each.split(","))) == 2 for each in units), "each node is a unit of its own"
 
 
+def check_adoption(project: Project) -> None:
+    """The owner is killed while both ranks work; the next one goes on with both."""
+    (project.folder / "marks").unlink()
+    (project.folder / "hold").touch()
+    first = project.start("lab", key="c")
+    until(lambda: len(project.marks("begin")) == 2, "both begin")
+    first.kill()
+    first.communicate()
+    second = project.start("lab", key="c")
+    (project.folder / "hold").unlink()
+    assert project.result(second) == [0, 2, 41]
+    assert len(project.marks("begin")) == 2, "nothing was done again"
+
+
 def test_two_nodes_of_a_slurm_cluster(tmp_path: Path) -> None:
     with slurm_cluster() as cluster:
-        check(Project(tmp_path, '[pools.lab]\nengine = "slurm://"\n', cluster.environment))
+        project = Project(tmp_path, '[pools.lab]\nengine = "slurm://"\n', cluster.environment)
+        check(project)
+        check_adoption(project)
 
 
 def test_two_nodes_of_a_ray_cluster(ray_cluster: RayCluster, tmp_path: Path) -> None:
