@@ -64,6 +64,12 @@ def test_the_same_on_the_real_tables(seed: int, sqlite_catalog: Catalog) -> None
     assert on_tables == simulate(seed), "the store in memory is no easier than the real one"
 
 
+@pytest.mark.parametrize("seed", [326, 370, 2002])
+def test_a_warm_worker_elsewhere_takes_work_only_where_there_is_room(seed: int) -> None:
+    """Each of these put a lease on the unit of a warm worker, which was full."""
+    simulate(seed)
+
+
 def test_a_seed_is_one_history() -> None:
     first, second = Simulation(7), Simulation(7)
     assert first.run() == second.run()

@@ -329,7 +329,9 @@ class Crew:
         self.placing.forget(turn.run, turn.key)
         call, run = flow.calls[turn.key], flow.run
         spec = self._spec(flow, call, turn.pool)
-        worker = self.workers.warm(spec)
+        worker = self.workers.warm(
+            spec, turn.unit, has_room=lambda unit: self.placing.has_room(self.units(unit), call)
+        )
         is_new = worker is None
         if worker is None:
             worker = Worker(self._new_id("worker"), spec, turn.unit)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from fourfold.core.decide.place import HEADS, Lease, Start, Waiting, place
 from fourfold.core.decide.pools import units_of
 from fourfold.core.flows import CallKey, CallKind, StepCall
+from fourfold.core.jobs import UnitCapacity
 from fourfold.core.ports.control import PoolView
 from fourfold.core.times import Instant
 
@@ -62,6 +63,15 @@ class Placing:
         self.leases[run, call.key] = Lease(
             f"{run}/{call.key}", units_of(unit), asked.cpu.low, round(asked.memory_bytes.low), asked.gpu.low
         )
+
+    def has_room(self, units: Sequence[UnitCapacity], call: StepCall) -> bool:
+        """Whether these units, where a worker is, could take a call beside all that is held of them.
+
+        Of those that are not the pool's own (any more) nothing is counted.
+        """
+        asked = Waiting("", call.policy.resources, Instant(0))
+        held = (*self.leases.values(), *self._beside)
+        return all(isinstance(place([unit], held, [asked], Instant(0))[0], Start) for unit in units)
 
     def move(self, run: str, key: CallKey, unit: str) -> None:
         """What an attempt holds is on another unit than was thought."""

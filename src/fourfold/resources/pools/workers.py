@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from fourfold.core.decide.flow import Failed
@@ -99,9 +99,17 @@ class Workers:
         """The worker that has this task."""
         return self._busy.get(task)
 
-    def warm(self, spec: WorkerSpec) -> Worker | None:
-        """The idle worker that may take this work: the one used last, whose memory is warmest."""
+    def warm(
+        self, spec: WorkerSpec, unit: str = "", *, has_room: Callable[[str], bool] = lambda _unit: True
+    ) -> Worker | None:
+        """The idle worker that may take this work: on `unit` if there is one, else on a unit that has room.
+
+        Of several the one used last, whose memory is warmest.
+        """
         fit = [worker for worker in self._idle() if worker.spec == spec]
+        fit = [worker for worker in fit if worker.unit == unit] or [
+            worker for worker in fit if has_room(worker.unit)
+        ]
         return max(fit, key=lambda worker: (worker.idle_since or 0, worker.name), default=None)
 
     def body_count(self) -> int:
