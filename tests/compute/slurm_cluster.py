@@ -305,7 +305,11 @@ def opened(cluster: SlurmCluster, folder: Path, address: str = "slurm://") -> Sl
     """An engine on the cluster, as a project would open it."""
     parsed = SlurmAddress.parse(address)
     return SlurmEngine(
-        folder, cluster=reached(cluster, address), partition=parsed.partition, cwd=folder.parent
+        folder,
+        cluster=reached(cluster, address),
+        partition=parsed.partition,
+        most_output_bytes=parsed.most_output_bytes,
+        cwd=folder.parent,
     )
 
 

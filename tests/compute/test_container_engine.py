@@ -68,8 +68,13 @@ class TestContainersKeepTheKit(EngineKit):
     def _place(self, tmp_path: Path, label: str) -> None:
         self.folder, self.label = tmp_path, label
 
+    most_output_bytes = 16 << 20
+
     def open(self) -> ContainerEngine:
-        return opened(self.folder, self.label, project="rw")
+        return self.open_in(self.folder)
+
+    def open_in(self, folder: Path) -> ContainerEngine:
+        return opened(folder, self.label, project="rw", most_output_bytes=self.most_output_bytes)
 
     def python(self, script: str, *arguments: str) -> tuple[str, ...]:
         return python(script, *arguments)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import resource
@@ -40,6 +41,9 @@ class TestLocalEngineKeepsTheKit(EngineKit):
 
     def open(self) -> LocalEngine:
         return LocalEngine(self.folder, unit=UNIT)
+
+    def open_in(self, folder: Path) -> LocalEngine:
+        return LocalEngine(folder, unit=UNIT)
 
 
 @pytest.fixture
@@ -248,6 +252,41 @@ def test_without_a_supervisor_nothing_starts_and_the_key_stays_free(
     engine.submit(Launch("a", python("print('ran')")))
     assert engine.wait(["a"], 20)["a"].exit is not None
     assert engine.logs("a").data == b"ran\n"
+
+
+def test_a_supervisor_that_hangs_while_it_starts_is_given_up(
+    engine: LocalEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(link, "READY_WITHIN_S", 0.2)
+        patch.setattr(link, "BOOT", "import time; time.sleep(600)")
+        with pytest.raises(Unavailable, match="did not start"):
+            engine.submit(Launch("a", python("pass")))
+    assert engine.status(["a"])["a"].phase is Phase.unknown
+    engine.submit(Launch("a", python("pass")))
+    exit_ = engine.wait(["a"], 60)["a"].exit
+    assert exit_ is not None
+    assert exit_.kind is ExitKind.ok
+
+
+def test_a_supervisor_that_hangs_keeps_nobody_waiting_and_is_ended(
+    engine: LocalEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(link, "READY_WITHIN_S", 0.2)
+    engine.submit(Launch("a", python("import time; print('begun', flush=True); time.sleep(600)")))
+    first_line(engine, "a")
+    pid = engine.status(["a"])["a"].pid
+    assert pid is not None
+    assert engine._supervisor is not None
+    os.kill(engine._supervisor._process.pid, signal.SIGSTOP)
+    with contextlib.suppress(Unavailable):
+        for number in range(200):  # more than the line holds
+            engine.submit(Launch(f"b/{number}", python("pass"), env={"FILL": "x" * 50_000}))
+    engine.stop("a", 0)
+    exit_ = engine.wait(["a"], 60)["a"].exit
+    assert exit_ is not None
+    assert exit_.kind is ExitKind.worker_lost
+    eventually(lambda: is_gone(pid))
 
 
 def test_when_no_more_can_be_opened_one_job_is_lost_and_the_others_go_on(engine: LocalEngine) -> None:

@@ -36,6 +36,9 @@ class TestLocalEngineWithoutGroupsKeepsTheKit(EngineKit):
     def open(self) -> LocalEngine:
         return LocalEngine(self.folder, unit=UNIT, may_group=False)
 
+    def open_in(self, folder: Path) -> LocalEngine:
+        return LocalEngine(folder, unit=UNIT, may_group=False)
+
 
 @pytest.fixture(
     params=[pytest.param(True, marks=needs_groups, id="groups"), pytest.param(False, id="polled")]

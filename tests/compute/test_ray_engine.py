@@ -26,6 +26,7 @@ ENDS_S = 150.0
 
 class TestRayEngineKeepsTheKit(EngineKit):
     patience_s = ENDS_S
+    most_output_bytes = 16 << 20
 
     @pytest.fixture(autouse=True)
     def _cluster(self, ray_cluster: RayCluster) -> None:
@@ -33,7 +34,8 @@ class TestRayEngineKeepsTheKit(EngineKit):
         self.label = uuid.uuid4().hex
 
     def open(self) -> RayEngine:
-        return RayEngine(RaySettings.parse(self.address), label=self.label)
+        address = f"{self.address}&most_output_bytes={self.most_output_bytes}"
+        return RayEngine(RaySettings.parse(address), label=self.label)
 
 
 @pytest.fixture

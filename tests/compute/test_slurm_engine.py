@@ -19,10 +19,18 @@ class TestSlurmByCommandsKeepsTheKit(EngineKit):
     def _place(self, slurm: SlurmCluster, tmp_path: Path) -> None:
         self.cluster, self.folder = slurm, tmp_path / "jobs"
 
+    most_output_bytes = 16 << 20
+
     def open(self) -> SlurmEngine:
-        return opened(self.cluster, self.folder)
+        return self.open_in(self.folder)
+
+    def open_in(self, folder: Path) -> SlurmEngine:
+        return opened(self.cluster, folder, f"{self.address()}most_output_bytes={self.most_output_bytes}")
+
+    def address(self) -> str:
+        return "slurm://?"
 
 
 class TestSlurmByRestKeepsTheKit(TestSlurmByCommandsKeepsTheKit):
-    def open(self) -> SlurmEngine:
-        return opened(self.cluster, self.folder, f"slurm+rest://127.0.0.1:{self.cluster.rest_port}")
+    def address(self) -> str:
+        return f"slurm+rest://127.0.0.1:{self.cluster.rest_port}?"

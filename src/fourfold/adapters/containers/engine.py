@@ -49,6 +49,8 @@ LEAST_MEMORY_BYTES = 8 << 20
 """Below, the container's first process cannot start."""
 LOOK_S = 0.05
 LONGEST_LOOK_S = 2.0
+MOST_TOLD_BYTES = 100
+"""A line of ours may be so long: output that is over its bound by no more has been cut, or needs it not."""
 MOST_KNOWN = 10_000
 """So many ends are kept in memory; others are asked for again."""
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
@@ -114,10 +116,8 @@ class ContainerEngine:
                 folder.mkdir(parents=True, exist_ok=True)
                 try:
                     self._submit(launch, folder, name, image, cwd)
-                except Refused:  # the key is not used up
-                    self._podman.remove([name])
-                    groups.remove(name)
-                    self._forget(folder)
+                except Refused:
+                    self._give_up(folder)
                     raise
         except OSError as error:
             raise OutOfSpace(f"{who} has no place in {self._folder}: {error.strerror}") from error
@@ -135,12 +135,24 @@ class ContainerEngine:
         asks = launch.resources
         network = self._network(launch)
         asked = Asked(launch.key, launch.argv[0], _memory_limit(asks), asks.time_limit_s, network=network)
-        _write(folder / "job.json", asked)
-        if state in reading.NOT_STARTED:
-            self._podman.begin(name, folder / "output", is_made=state == "initialized")
-        _write(folder / "job.json", replace(asked, boot=_boot()))
+        try:
+            _write(folder / "job.json", asked)
+            if state in reading.NOT_STARTED:
+                self._podman.begin(name, folder / "output", is_made=state == "initialized")
+        except OSError:
+            if state in reading.NOT_STARTED:
+                self._give_up(folder)
+            raise
+        with contextlib.suppress(OSError):  # it runs; only a new start of the machine would ask for this
+            _write(folder / "job.json", replace(asked, boot=_boot()))
         if (folder / "stopped").exists():  # it was asked to stop while it was not yet there to be told
             self._podman.stop(name, 0)
+
+    def _give_up(self, folder: Path) -> None:
+        """What was not started leaves nothing: its key is not used up."""
+        self._podman.remove([folder.name])
+        groups.remove(folder.name)
+        self._forget(folder)
 
     def status(self, keys: Collection[str]) -> Mapping[str, JobStatus]:
         if not keys:
@@ -265,6 +277,7 @@ class ContainerEngine:
 
     def _end(self, key: str, name: str, state: Mapping[str, Any]) -> tuple[JobStatus, Usage]:
         folder = self._folder / name
+        self._cut_output(folder)
         began, ended_at = reading.times(state)
         wall_s = seconds_between(began, ended_at)
         used = groups.reading(name)
@@ -274,6 +287,18 @@ class ContainerEngine:
         exit_ = reading.exit_of(int(state["ExitCode"]), wall_s, asked, marks, used, first)
         status = JobStatus(key, Phase.ended, self._unit.name, began, ended_at, exit_)
         return status, _usage(wall_s, used, traffic.last(folder, asked.network))
+
+    def _cut_output(self, folder: Path) -> None:
+        """Give up what an ended job has printed beyond the bound before anybody looked."""
+        most = self._settings.most_output_bytes
+        with contextlib.suppress(OSError), (folder / "output").open("r+b") as output:
+            fcntl.flock(output, fcntl.LOCK_EX)
+            more = output.seek(0, os.SEEK_END) - most
+            told = f"\n({more} bytes more were not kept)\n".encode()
+            if more > MOST_TOLD_BYTES:
+                output.truncate(most)
+                output.seek(most)
+                output.write(told)
 
     def _without_word(self, key: str, kind: ExitKind, why: str) -> tuple[JobStatus, Usage]:
         return JobStatus(key, Phase.ended, self._unit.name, exit=Exit(kind, why)), Usage()

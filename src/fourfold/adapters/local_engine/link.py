@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -45,20 +46,33 @@ class Link:
                 env={"PATH": os.defpath},
                 start_new_session=True,
             )
+        # A supervisor that hangs must not hold us up for ever.
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _seconds(READY_WITHIN_S))
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _seconds(READY_WITHIN_S))
         self._socket = ours
         self._died = died
         self._heard = heard
         self.is_dead = False
         self._lines = ours.makefile("rb")
-        if not self._lines.readline():
+        if not self._is_ready():
+            self._process.kill()
+            self._process.wait()
             raise Unavailable("the supervisor of local jobs did not start", ways_on=["run: fourfold doctor"])
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _seconds(0))
         threading.Thread(target=self._listen, name="local-engine", daemon=True).start()
+
+    def _is_ready(self) -> bool:
+        try:
+            return bool(self._lines.readline())
+        except OSError:  # nothing was heard in time
+            return False
 
     def send(self, message: dict[str, object]) -> None:
         try:
             self._socket.sendall(json.dumps(message).encode() + b"\n")
         except OSError as error:
             self.is_dead = True
+            self._process.kill()  # one that hangs: its keepers see it and end their jobs, which count as lost
             raise Unavailable("the supervisor of local jobs has died", ways_on=["try again"]) from error
 
     def close(self, *, grace_s: float) -> None:
@@ -73,9 +87,15 @@ class Link:
             self._socket.shutdown(socket.SHUT_RDWR)
 
     def _listen(self) -> None:
-        with self._lines, self._socket:
+        # One that is killed before it has read all that it was sent resets the line.
+        with self._lines, self._socket, contextlib.suppress(ConnectionResetError):
             for line in self._lines:
                 self._heard(json.loads(line))
         self.is_dead = True
         self._process.wait()
         self._died(self)
+
+
+def _seconds(value: float) -> bytes:
+    """As the kernel takes a time (`struct timeval`)."""
+    return struct.pack("ll", int(value), int(value % 1 * 1e6))

@@ -19,12 +19,12 @@ class SlurmAddress:
     'gpu'
     >>> SlurmAddress.parse("slurm+rest://head:6820?user=alice").url
     'http://head:6820'
-    >>> SlurmAddress.parse("slurm://?partion=gpu")
+    >>> SlurmAddress.parse("slurm://?partion=gpu")  # doctest: +ELLIPSIS
     Traceback (most recent call last):
     ...
     fourfold.core.errors.Refused: address 'slurm://?partion=gpu' has an option that is not known: 'partion'
       did you mean 'partition'?
-      options: account, constraint, folder, partition, python, qos, timeout_s, token_env, token_file, user
+      options: account, constraint, folder, most_output_bytes, partition, python, qos, ...
     """
 
     url: str = ""
@@ -43,6 +43,8 @@ class SlurmAddress:
     token_file: str = ""
     timeout_s: float = 10.0
     """The longest that one word with the cluster may take."""
+    most_output_bytes: int = 256 << 20
+    """A job that prints more is ended."""
 
     @classmethod
     def parse(cls, address: str) -> SlurmAddress:
@@ -95,4 +97,9 @@ class SlurmAddress:
                 values["timeout_s"] = 0.0
             if not 0 < values["timeout_s"] <= 300:
                 raise Refused("option 'timeout_s' of the cluster's address is not between 0 and 300 seconds")
+        if "most_output_bytes" in values:
+            text = values["most_output_bytes"]
+            values["most_output_bytes"] = int(text) if text.isdecimal() else 0
+            if values["most_output_bytes"] < 4096:
+                raise Refused("option 'most_output_bytes' of the cluster's address is no number from 4096 on")
         return values

@@ -33,7 +33,7 @@ from fourfold.adapters.slurm.files import (
 )
 from fourfold.adapters.slurm.room import Room
 from fourfold.core.decide.match import check_abilities
-from fourfold.core.errors import FourfoldError, Refused, Remedy, Unavailable
+from fourfold.core.errors import FourfoldError, OutOfSpace, Refused, Remedy, Unavailable
 from fourfold.core.ports.engine import (
     Capabilities,
     ExitKind,
@@ -81,11 +81,12 @@ class SlurmEngine:
         price_usd_per_hour: float = 0.0,
         cwd: Path | None = None,
         ended_kept_s: float = 7 * 86400.0,
+        most_output_bytes: int = 256 << 20,
     ) -> None:
         """`folder` keeps a folder per job; `python` watches jobs on the nodes (empty: the path of ours).
 
         `cwd` is where commands run that name no folder. What is left of jobs that ended is removed by `reap`
-        after `ended_kept_s`.
+        after `ended_kept_s`. A job that prints more than `most_output_bytes` is ended.
         """
         self._folder = folder.absolute()
         if any(ord(sign) < 32 for sign in str(self._folder)):
@@ -96,6 +97,7 @@ class SlurmEngine:
         self._room = Room(cluster, partition, price_usd_per_hour)
         self._cwd = str((cwd or Path.cwd()).absolute())
         self._ended_kept_s = ended_kept_s
+        self._most_output_bytes = most_output_bytes
         self._controls = Controls(self._folder)
         self._label = self._made_label()
         self._ended: dict[str, JobStatus] = {}
@@ -142,7 +144,11 @@ class SlurmEngine:
                 # The answer to an earlier submission was lost; the job was not.
                 files.write("job.json", {"job_id": found, "at": _now()})
                 return
-            files.write("asked", {})
+            try:
+                files.write("asked", {})
+            except OutOfSpace:
+                files.remove()  # nothing was asked of Slurm: the key is not used up
+                raise
             order = self._room.order(
                 launch,
                 place,
@@ -161,7 +167,8 @@ class SlurmEngine:
                     error.message,
                     ways_on=[*error.ways_on, "submit the same key again: if it was taken, it will be found"],
                 ) from error
-            files.write("job.json", {"job_id": job_id, "at": _now()})
+            with contextlib.suppress(OutOfSpace):  # then it is found by its name
+                files.write("job.json", {"job_id": job_id, "at": _now()})
 
     def status(self, keys: Collection[str]) -> Mapping[str, JobStatus]:
         found = self._by_files(keys)
@@ -206,7 +213,13 @@ class SlurmEngine:
             return
         known = files.read("stop.json")
         grace_s = grace_s if known is None else min(grace_s, float(known["grace_s"]))
-        files.write("stop.json", {"grace_s": grace_s})  # from here on it cannot start, and ends if it had
+        try:
+            files.write("stop.json", {"grace_s": grace_s})  # from here on it cannot start, and ends if it had
+        except OutOfSpace:  # the keeper cannot be told: Slurm is
+            name = self._name(key)
+            live = [job.job_id for job in self._cluster.queue(()) if job.name == name and job.is_active]
+            self._cluster.cancel(live)
+            return
         force_at = time.monotonic() + grace_s + FORCE_AFTER_S
         self._force_at[key] = min(force_at, self._force_at.get(key, force_at))
         if not files.exists("start.json"):
@@ -262,15 +275,7 @@ class SlurmEngine:
         exit_ = exit_of(record)
         if exit_.kind is ExitKind.worker_lost and not files.exists("verdict.json"):
             return None  # Slurm ended it, and knows why
-        start = files.read("start.json") or {}
-        status = JobStatus(
-            key,
-            Phase.ended,
-            str(record.get("node") or start.get("node") or ""),
-            instant_of(record.get("started_at") or start.get("at")),
-            instant_of(record.get("ended_at")),
-            exit_,
-        )
+        status = _ended(key, record, files.read("start.json") or {})
         self._ended[key] = status
         self._force_at.pop(key, None)
         return status
@@ -349,8 +354,11 @@ class SlurmEngine:
             "usage": None,
         }
         record["exit"] = {"kind": exit_.kind, "reason": exit_.reason, "code": exit_.code}
-        files.write_once("end.json", record)  # a keeper that was only out of reach will find it, and end
-        files.write_once("verdict.json", record)
+        try:
+            files.write_once("end.json", record)  # a keeper that was only out of reach will find it, and end
+            files.write_once("verdict.json", record)
+        except OutOfSpace:  # told all the same, and asked again
+            return _ended(key, record, start or {})
         status = self._settled(key)
         assert status is not None
         return status
@@ -447,6 +455,7 @@ class SlurmEngine:
             "listens": launch.listens,
             "time_limit_s": launch.resources.time_limit_s,
             "memory_limit_bytes": launch.resources.memory_bytes.high,
+            "most_output_bytes": self._most_output_bytes,
             "control": self._controls.ours,
         }
 
@@ -460,6 +469,18 @@ class SlurmEngine:
             **dict.fromkeys(THREADS, str(cpus)),  # else each job would start a thread for every core
             **launch.env,
         }
+
+
+def _ended(key: str, record: Mapping[str, Any], start: Mapping[str, Any]) -> JobStatus:
+    """The status of a job by the record of its end."""
+    return JobStatus(
+        key,
+        Phase.ended,
+        str(record.get("node") or start.get("node") or ""),
+        instant_of(record.get("started_at") or start.get("at")),
+        instant_of(record.get("ended_at")),
+        exit_of(record),
+    )
 
 
 def _check_words(launch: Launch) -> None:

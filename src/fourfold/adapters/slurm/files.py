@@ -57,15 +57,13 @@ class JobFiles:
         return (self.path / name).exists()
 
     def write(self, name: str, record: Mapping[str, object]) -> None:
-        """Write a file anew, in one step."""
-        new = self._beside(name)
-        new.write_text(json.dumps(record))
+        """Write a file anew, in one step; `OutOfSpace` where the disk is full."""
+        new = self._written(name, record)
         new.replace(self.path / name)
 
     def write_once(self, name: str, record: Mapping[str, object]) -> bool:
         """Write a file that is not there yet; whether it is ours that is there now."""
-        new = self._beside(name)
-        new.write_text(json.dumps(record))
+        new = self._written(name, record)
         try:
             os.link(new, self.path / name)
         except FileExistsError:
@@ -101,8 +99,16 @@ class JobFiles:
         except OSError:  # somebody else has removed it
             return 0.0
 
-    def _beside(self, name: str) -> Path:
-        return self.path / f".{name}.{os.getpid()}.{threading.get_ident()}"
+    def _written(self, name: str, record: Mapping[str, object]) -> Path:
+        """A file beside its place."""
+        new = self.path / f".{name}.{os.getpid()}.{threading.get_ident()}"
+        try:
+            new.write_text(json.dumps(record))
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                new.unlink()
+            raise disk_error(error, f"'{name}' of a job was not written") from error
+        return new
 
 
 def folder_name(key: str) -> str:

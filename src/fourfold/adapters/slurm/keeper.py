@@ -26,7 +26,9 @@ from typing import Any
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 LOOK_S = 0.1  # how often we look for a wish to stop, and at memory where it is limited
+FLOODED = "it printed more than its pool keeps (most_output_bytes)"
 USE_S = 5.0  # how often use.json is written, and memory looked at where it is not limited
+END_BYTES = 8192
 OVER_TIME_GRACE_S = 2.0
 FOREIGN_GRACE_S = 20.0  # when Slurm ends us: less than the 30 s (KillWait) after which it kills
 RANKS_WITHIN_S = 60.0  # how long a rank waits to hear where the first one is
@@ -75,6 +77,7 @@ def main() -> None:
     if os.path.exists(os.path.join(folder, "end.json")) or not write_once(folder, "start.json", start):
         sys.stdout.write("Slurm starts this job once more; it was started before, so nothing is done\n")
         sys.exit(TEMPORARY)
+    reserve(folder)
     sys.exit(run_ranks(folder, launch) if launch["nodes"] > 1 else run_alone(folder, launch))
 
 
@@ -112,14 +115,15 @@ def run_ranks(folder: str, launch: Record) -> int:
 def sum_up(head: Record, ranks: list[Record | None]) -> Record:
     """The job's end from those of its ranks: of those that failed, the one that failed first."""
     told = [each for each in ranks if each is not None]
+    is_flooded = head["exit"]["reason"] == FLOODED
     own = [each for each in told if not each["was_told"]]  # others were ended because one had failed
     failed = [each for each in own if each["exit"]["kind"] != "ok"]
-    if failed:
+    if failed and not is_flooded:
         first = min(failed, key=lambda each: (each["exit"]["kind"] == "worker_lost", each["ended_at"]))
         head = dict(head, exit=first["exit"])
     elif len(own) == len(ranks):
         head = dict(head, exit=how("ok", "", 0))
-    elif head["exit"]["kind"] in ("ok", "failed"):
+    elif head["exit"]["kind"] in ("ok", "failed") and not is_flooded:
         lost = [str(rank) for rank, each in enumerate(ranks) if each is None]
         head = dict(head, exit=how("worker_lost", "no word came from rank " + (", ".join(lost) or "any")))
     usage: Record = dict(head["usage"])
@@ -184,6 +188,7 @@ class Watch:
         self._environment, self._log, self._use, self._is_head = environment, log, use, is_head
         self._memory_limit: float | None = launch["memory_limit_bytes"]
         self._time_limit_s: float | None = launch["time_limit_s"]
+        self._most_output: int = launch["most_output_bytes"]
         self._memory_peak = 0
         self._doom: Record | None = None  # how we shall say it ended, once we decided to end it
         self._kill_at: float | None = None
@@ -207,6 +212,7 @@ class Watch:
                 break
             self._look()
         self._sweep()
+        self._cut_output()
         return self._record(self._doom or self._how_it_ended(status))
 
     def _patience_s(self) -> float:
@@ -229,8 +235,17 @@ class Watch:
         limit = self._time_limit_s
         if limit is not None and now - self._began >= limit and self._doom is None:
             self._end(how("over_time", f"ran longer than {limit:g} s"), OVER_TIME_GRACE_S)
+        if self._doom is None and os.fstat(self._log).st_size > self._most_output:
+            self._doom, self._kill_at = how("failed", FLOODED), now
         if self._kill_at is not None and now >= self._kill_at:
             signal_all(signal.SIGKILL)
+
+    def _cut_output(self) -> None:
+        """Give up what it has printed beyond its bound: since the last look, or before the end was seen."""
+        more = os.fstat(self._log).st_size - self._most_output
+        if more > 0:
+            os.ftruncate(self._log, self._most_output)
+            os.write(self._log, f"\n({more} bytes more were not kept)\n".encode())
 
     def _heed(self) -> None:
         """Whether somebody wants it to end."""
@@ -443,13 +458,26 @@ def write(folder: str, name: str, record: Record) -> None:
     os.rename(new, path)
 
 
+def reserve(folder: str) -> None:
+    """Keep room for the word of the end, so that a job which fills the disk has one too."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(_beside(folder, "end.json"), os.O_WRONLY | os.O_CREAT, 0o600)
+        with contextlib.suppress(OSError):
+            os.posix_fallocate(descriptor, 0, END_BYTES)
+        os.close(descriptor)
+
+
+def _beside(folder: str, name: str) -> str:
+    return os.path.join(folder, f"{name}.{socket.gethostname()}.{os.getpid()}")
+
+
 def write_once(folder: str, name: str, record: Record) -> bool:
     """Write a file that is not there yet; whether it is ours that is there now."""
-    path = os.path.join(folder, name)
-    new = f"{path}.{socket.gethostname()}.{os.getpid()}"
+    path, new = os.path.join(folder, name), _beside(folder, name)
     try:
-        with open(new, "w") as file:
+        with open(new, "r+" if os.path.exists(new) else "w") as file:  # in the room that is kept for it
             json.dump(record, file)
+            file.truncate()
             file.flush()
             os.fsync(file.fileno())
         os.link(new, path)

@@ -33,6 +33,7 @@ def open_slurm(address: str, *, home: Path, use: str, price_usd_per_hour: float,
         cluster=open_cluster(parsed),
         python=parsed.python,
         partition=parsed.partition,
+        most_output_bytes=parsed.most_output_bytes,
         price_usd_per_hour=price_usd_per_hour,
         cwd=cwd,
     )

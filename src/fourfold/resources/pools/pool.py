@@ -10,7 +10,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Collection, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 
 from fourfold.core.decide.pools import unit_name
@@ -19,6 +19,7 @@ from fourfold.core.flows import MOST_NODES
 from fourfold.core.jobs import Exit, ExitKind, Resources, UnitCapacity
 from fourfold.core.ports.control import Gone, Placed, PoolChanged, PoolView, PutOff
 from fourfold.core.ports.engine import Capabilities, Engine, JobStatus, Launch, Offer, Phase
+from fourfold.resources.pools.beside import Beside
 
 START_TIMEOUT_S = 60.0
 """A worker whose process runs and that has not connected by then is taken for lost."""
@@ -92,8 +93,8 @@ class Pool:
         self.plan = plan
         self._report = report
         self._engine: Engine | None = None
-        self._in_turn = ThreadPoolExecutor(1, thread_name_prefix=f"fourfold-pool-{plan.name}")
-        self._beside = ThreadPoolExecutor(4, thread_name_prefix=f"fourfold-pool-{plan.name}-stop")
+        self._in_turn = Beside(1, name=f"fourfold-pool-{plan.name}")
+        self._beside = Beside(4, name=f"fourfold-pool-{plan.name}-stop")
         self._submits: dict[str, Future[None]] = {}
         self._launched: dict[str, float | None] = {}
         self._left: set[str] = set()
@@ -166,8 +167,8 @@ class Pool:
 
     def close(self, keep: Collection[str] = ()) -> None:
         """End what runs here but for `keep`, and let the engine go. Waits for what is under way, bounded."""
-        self._in_turn.shutdown(wait=False, cancel_futures=True)
-        self._beside.shutdown(wait=False, cancel_futures=True)
+        self._in_turn.close()
+        self._beside.close()
         closing = threading.Thread(target=self._close, args=(keep,), daemon=True)
         closing.start()
         closing.join(END_WITHIN_S + OPEN_WITHIN_S)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import ClassVar
 
 from fourfold.core.ports.engine import Engine, JobStatus, Launch, Phase, Resources
@@ -27,6 +28,8 @@ class EngineKitBase:
 
     patience_s = 20.0
     """How long a job of nothing may take to end."""
+    most_output_bytes = 64 << 20
+    """About so much of one job's output is kept by the engine that `open` opens; at least 16 MiB."""
     runs_commands = True
     """Whether it starts what it is given; the engine in memory does not."""
     gaps: ClassVar[Mapping[str, str]] = {}
@@ -35,6 +38,11 @@ class EngineKitBase:
     def open(self) -> Engine:
         """A fresh engine; the test closes it."""
         raise NotImplementedError
+
+    def open_in(self, folder: Path) -> Engine | None:
+        """A fresh engine that keeps its files in a folder; `None` where it keeps none on this machine."""
+        del folder
+        return None
 
     def command(self, course: Course) -> tuple[str, ...]:
         """A command that takes this course on this engine."""

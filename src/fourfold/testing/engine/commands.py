@@ -5,11 +5,15 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import subprocess
 import tempfile
 import time
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
 
-from fourfold.core.ports.engine import ExitKind, Launch, Phase
+from fourfold.core.errors import OutOfSpace
+from fourfold.core.ports.engine import Exit, ExitKind, Launch, Phase
 from fourfold.testing.engine.base import EngineKitBase
 
 EVIL = (
@@ -59,6 +63,28 @@ line = bytes(range(33, 97)) + bytes([10])
 for _ in range(int(sys.argv[1])):
     sys.stdout.buffer.write(line)
 """
+
+GIGABYTE = """
+import os
+block = (b"x" * 63 + b"\\n") * (1 << 14)
+for _ in range(1 << 10):
+    left = block
+    while left:
+        left = left[os.write(1, left):]
+"""
+
+FILLS = """
+import sys
+try:
+    with open(sys.argv[1], "wb", buffering=0) as file:
+        while True:
+            file.write(b"x" * 65536)
+except OSError as error:
+    sys.exit(error.errno)
+"""
+FULL = 28
+"""What `FILLS` ends with (`ENOSPC`)."""
+DISK_BYTES = 8 << 20
 
 BURN = """
 import time
@@ -143,6 +169,46 @@ class RunningCommands(EngineKitBase):
             beyond = engine.logs("a", count * width)
             assert (beyond.data, beyond.is_end) == (b"", True)
 
+    def test_a_gigabyte_of_output_is_held_and_others_go_on(self) -> None:
+        if not self.runs_commands:
+            return
+        with closing(self.open()) as engine:
+            engine.submit(Launch("flood", self.python(GIGABYTE)))
+            engine.submit(Launch("other", self.python("print('ran')")))
+            other, flood = self.ended(engine, "other").exit, self.ended(engine, "flood").exit
+            assert other == Exit(ExitKind.ok, "", 0)
+            assert self.output(engine, "other") == b"ran\n"
+            assert flood is not None
+            assert flood.kind is ExitKind.ok or (flood.kind, "printed more" in flood.reason) == (
+                ExitKind.failed,
+                True,
+            )
+            kept = self.output(engine, "flood")
+            assert kept.startswith(b"x" * 63 + b"\n")
+            assert len(kept) <= 1.5 * self.most_output_bytes
+
+    def test_a_job_that_fills_the_disk_ends_and_others_go_on(self) -> None:
+        if not self.runs_commands:
+            return
+        with _small_disk() as folder:
+            if folder is None or (opened := self.open_in(folder / "jobs")) is None:
+                return
+            with closing(opened) as engine:
+                filler = folder / "filler"
+                engine.submit(Launch("fills", self.python(FILLS, str(filler))))
+                exit_ = self.ended(engine, "fills").exit
+                assert exit_ is not None
+                assert (exit_.kind, exit_.code) == (ExitKind.failed, FULL), exit_
+                assert engine.status(["fills"])["fills"].exit == exit_
+                try:
+                    engine.submit(Launch("no room", self.python("print('ran')")))
+                except OutOfSpace:
+                    assert engine.status(["no room"])["no room"].phase is Phase.unknown
+                filler.unlink()
+                engine.submit(Launch("other", self.python("print('ran')")))
+                assert self.ended(engine, "other").exit == Exit(ExitKind.ok, "", 0)
+                assert self.output(engine, "other") == b"ran\n"
+
     def test_output_is_seen_while_the_job_runs(self) -> None:
         if not self.runs_commands:
             return
@@ -168,6 +234,20 @@ class RunningCommands(EngineKitBase):
             peak, mean = usage.memory_peak_bytes, usage.memory_mean_bytes
             assert peak is None or 90 << 20 <= peak <= 512 << 20
             assert mean is None or peak is None or 1 << 20 <= mean <= peak
+
+
+@contextmanager
+def _small_disk() -> Iterator[Path | None]:
+    """A file system of some mebibytes; `None` where none can be made."""
+    folder = tempfile.mkdtemp(dir=os.getcwd())
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tmpfs", folder]
+    is_mounted = not subprocess.run(mount, capture_output=True, check=False).returncode
+    try:
+        yield Path(folder) if is_mounted else None
+    finally:
+        if is_mounted:
+            subprocess.run(["umount", "--lazy", folder], check=False)
+        os.rmdir(folder)
 
 
 def _is_unlocked(path: str, *, within_s: float) -> bool:
