@@ -139,6 +139,27 @@ def commands(folder: Path, rounds: int) -> list[Row]:
     ]
 
 
+def status_of_many(folder: Path, count: int) -> Row:
+    """The status of so many jobs that ran; the peer reads the journal of each one's end."""
+    engine = LocalEngine(folder / "many", unit=find_unit())
+    keys = [f"job/{index}" for index in range(count)]
+    for start in range(0, count, 100):
+        for key in keys[start : start + 100]:
+            engine.submit(Launch(key, ("/bin/true",)))
+        for key in keys[start : start + 100]:
+            engine.wait([key], 60)
+    journals = list((folder / "many").glob("*/end.json"))
+    assert len(journals) == count
+    ours, peer = [], []
+    for _ in range(5):
+        ours.append(_seconds(lambda: engine.status(keys)) * 1e3)
+        peer.append(_seconds(lambda: [json.loads(each.read_bytes()) for each in journals]) * 1e3)
+    engine.close()
+    return at_most(
+        f"the status of {count} jobs, ms (peer: reading their journals)", ours, peer, limit=count / 100
+    )
+
+
 def meter(rounds: int) -> Row:
     """What metering adds to a step; the floor is two readings of the clock of the processors."""
     each = Meter()
@@ -213,6 +234,7 @@ def main() -> int:
         rows = [
             *engine_start(folder, 5 if given.quick else 15),
             *commands(folder, 30 if given.quick else 200),
+            status_of_many(folder, 500 if given.quick else 10_000),
             meter(200 if given.quick else 2000),
             triad(2 if given.quick else 5, (128 if given.quick else 512) << 20),
         ]

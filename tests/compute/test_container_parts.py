@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ from fourfold.adapters.containers import ContainerEngine, ContainerSettings, gro
 from fourfold.adapters.containers.groups import Reading
 from fourfold.adapters.containers.reading import Asked, Marks, exit_of, times
 from fourfold.core.errors import Missing, Refused, Unavailable
-from fourfold.core.ports.engine import ExitKind, Launch
+from fourfold.core.ports.engine import ExitKind, Launch, Phase
 
 MIB = 1 << 20
 
@@ -138,3 +140,54 @@ def test_a_podman_that_hangs_is_unavailable_within_its_time(tmp_path: Path, bin_
     tool.chmod(0o755)
     with pytest.raises(Unavailable, match=r"within 0\.2 s"):
         _engine(tmp_path).status(["a"])
+
+
+LISTS = """#!{python}
+import json, sys
+from pathlib import Path
+here = Path(__file__).parent
+with (here / "asked").open("a") as asked:
+    asked.write(sys.argv[1] + "\\n")
+listed = json.loads((here / "listed.json").read_text())
+if sys.argv[1] == "ps":
+    print(json.dumps(listed))
+else:
+    state = {{"ExitCode": 0, "StartedAt": "2026-11-25T12:00:00.25Z", "FinishedAt": "2026-11-25T12:00:01.5Z"}}
+    print(json.dumps([{{"Name": name, "State": state}} for name in sys.argv[3:]]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("state", ["running", "exited"])
+def test_the_status_of_ten_thousand_jobs_is_two_commands_at_most(
+    tmp_path: Path, bin_folder: Path, state: str
+) -> None:
+    settings = ContainerSettings.parse("podman://?image=localhost/x:1")
+    engine = ContainerEngine(tmp_path / "jobs", settings, label="x", unit=UNIT, project=tmp_path)
+    keys = [f"job/{index}" for index in range(10_000)]
+    listed = [
+        {
+            "Names": [engine._of(key).name],
+            "Labels": {"fourfold.project": "x", "fourfold.key": key},
+            "State": state,
+            "StartedAt": 1_764_072_000,
+            "ExitedAt": 1_764_072_001,
+            "ExitCode": 3,
+            "Pid": 0,
+        }
+        for key in keys
+    ]
+    (bin_folder / "listed.json").write_text(json.dumps(listed))
+    tool = bin_folder / "podman"
+    tool.write_text(LISTS.format(python=sys.executable))
+    tool.chmod(0o755)
+    found = engine.status(keys)
+    assert {status.phase for status in found.values()} == {
+        Phase.running if state == "running" else Phase.ended
+    }
+    if state == "exited":
+        codes = [status.exit.code for status in found.values() if status.exit is not None]
+        assert (codes.count(0), codes.count(3)) == (100, 9_900)
+        engine.status(keys)  # what has ended is known
+    asked = (bin_folder / "asked").read_text().split()
+    assert asked == (["ps"] if state == "running" else ["ps", "container"])

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -418,6 +419,20 @@ def test_another_process_of_the_project_can_stop_a_job(engine: LocalEngine, tmp_
     assert exit_ is not None
     assert exit_.kind is ExitKind.cancelled
     assert is_gone(escaped)
+
+
+def test_the_status_of_ten_thousand_jobs_asks_nobody(
+    engine: LocalEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = [f"job/{index}" for index in range(10_000)]
+    engine.submit(Launch(keys[0], python("pass")))
+    engine.wait([keys[0]], 60)
+    engine._jobs |= dict.fromkeys(keys[1:], replace(engine.status([keys[0]])[keys[0]], phase=Phase.running))
+    monkeypatch.setattr(engine, "_status_on_disk", None)  # no file is looked at
+    monkeypatch.setattr(engine, "_supervisor", None)  # and the supervisor is not asked
+    found = engine.status(keys)
+    assert len(found) == 10_000
+    assert {found[key].phase for key in keys[1:]} == {Phase.running}
 
 
 def test_old_journals_are_removed_and_kept_ones_stay(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import shlex
 import sys
 from collections.abc import Collection
@@ -38,6 +39,7 @@ class Paper:
         self.orders: list[Order] = []
         self.jobs: list[SlurmJob] = []
         self.fails: FourfoldError | None = None
+        self.asked: list[str] = []
 
     def submit(self, order: Order) -> int:
         if self.fails is not None:
@@ -47,9 +49,11 @@ class Paper:
         return len(self.orders)
 
     def queue(self, job_ids: Collection[int]) -> list[SlurmJob]:
+        self.asked.append("queue")
         return [*self.jobs]
 
     def history(self, names: Collection[str], *, since: Instant) -> list[SlurmJob]:
+        self.asked.append("history")
         return []
 
     def nodes(self) -> list[Node]:
@@ -267,6 +271,25 @@ def test_one_start_and_one_end_are_settled_by_who_is_first(tmp_path: Path) -> No
     assert files.read("start.json") == {"job_id": 1}
     assert sorted(path.name for path in files.path.iterdir()) == ["env.json", "launch.json", "start.json"]
     assert (files.path / "env.json").stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.slow
+def test_the_state_of_ten_thousand_jobs_is_two_questions_at_most(tmp_path: Path) -> None:
+    paper = Paper()
+    engine = SlurmEngine(tmp_path / "jobs", cluster=paper)
+    keys = [f"job/{index}" for index in range(10_000)]
+    paper.jobs = [SlurmJob(index, engine._name(key), "PENDING") for index, key in enumerate(keys[:-1], 1)]
+    for index, key in enumerate(keys, 1):
+        files = JobFiles(engine._files(key).path)
+        files.path.mkdir()
+        (files.path / "job.json").write_text(json.dumps({"job_id": index, "at": 0}))
+    paper.asked.clear()
+    found = engine.status(keys[:-1])
+    assert {status.phase for status in found.values()} == {Phase.starting}
+    assert paper.asked == ["queue"]
+    paper.asked.clear()
+    assert engine.status(keys)[keys[-1]].phase is Phase.ended  # of one that the queue does not know, accounts
+    assert paper.asked == ["queue", "history"]
 
 
 def test_a_job_that_slurm_forgot_is_lost_only_after_a_while(tmp_path: Path) -> None:

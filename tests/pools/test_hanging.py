@@ -112,7 +112,9 @@ def test_an_engine_that_hangs_in_this_call_holds_up_nobody_else(
 ) -> None:
     monkeypatch.setattr(pools, "LOOK_S", 0.05)
     trap = Trap()
-    engine = FakeEngine(SystemClock(), offers=(Offer("node", 4, 4 << 30),), course=lambda _: Course(lasts_s))
+    engine = FakeEngine(
+        SystemClock(), offers=(Offer("node", 64, 64 << 30),), course=lambda _: Course(lasts_s)
+    )
     if call != "open":
         monkeypatch.setattr(engine, call, trap)
     module = sys.modules["hanging"]

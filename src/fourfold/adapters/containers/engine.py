@@ -51,7 +51,9 @@ LOOK_S = 0.05
 LONGEST_LOOK_S = 2.0
 MOST_TOLD_BYTES = 100
 """A line of ours may be so long: output that is over its bound by no more has been cut, or needs it not."""
-MOST_KNOWN = 10_000
+MOST_INSPECTED = 100
+"""So many of those that ended since the last look are asked for all about them, in one command."""
+MOST_KNOWN = 20_000
 """So many ends are kept in memory; others are asked for again."""
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 OURS = ("PATH", "HOME", "TMPDIR", "XDG_", "CONTAINER", "LD_", "GO", "DBUS_", "REGISTRY_", "STORAGE_", "_")
@@ -233,7 +235,11 @@ class ContainerEngine:
             for key in names
             if key not in known and str(found.get(names[key], {}).get("State")) in reading.ENDED
         ]
-        states = {each["Name"]: each["State"] for each in self._podman.inspected(over)} if over else {}
+        # Of very many that ended since the last look, most are told as `ps` has them: to the second.
+        exactly, over = over[:MOST_INSPECTED], over[MOST_INSPECTED:]
+        states = {name: reading.state_of(found[name]) for name in over}
+        if exactly:
+            states |= {each["Name"]: each["State"] for each in self._podman.inspected(exactly)}
         looked = {}
         for key, name in names.items():
             if key in known:

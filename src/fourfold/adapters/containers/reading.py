@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from fourfold.adapters.containers.groups import Reading
@@ -73,6 +73,16 @@ def exit_of(code: int, wall_s: float, asked: Asked, marks: Marks, used: Reading,
     if code in TIMED_OUT and code < 0:
         return Exit(ExitKind.worker_lost, "podman does not know how it ended", None)
     return Exit(ExitKind.failed, f"exit status {code}", code)
+
+
+def state_of(container: Mapping[str, Any]) -> dict[str, Any]:
+    """An end as `ps` lists it, in the shape of `inspect`; times are to the second."""
+    began, ended = (datetime.fromtimestamp(int(container[each]), UTC) for each in ("StartedAt", "ExitedAt"))
+    return {
+        "ExitCode": container["ExitCode"],
+        "StartedAt": began.isoformat(),
+        "FinishedAt": max(began, ended).isoformat(),
+    }
 
 
 def times(state: Mapping[str, Any]) -> tuple[Instant, Instant]:
