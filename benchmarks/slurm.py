@@ -75,7 +75,7 @@ def one_by_one(cluster: SlurmCluster, engine: SlurmEngine, rounds: int) -> list[
             time.sleep(LOOK_S)
         peer[1].append((time.perf_counter() - began) * 1e3)
     return [
-        row("a submission, ms (peer: sbatch)", ours[0], peer[0], times=3),
+        row("a submission, ms (peer: sbatch)", ours[0], peer[0], times=2),
         row("a job from submission to its known end, ms (peer: sbatch, squeue)", ours[1], peer[1], times=1.1),
     ]
 
