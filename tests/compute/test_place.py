@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fourfold.core.decide.match import meets
 from fourfold.core.decide.place import (
     HEADS,
     PATIENCE_S,
@@ -15,8 +16,8 @@ from fourfold.core.decide.place import (
     Lease,
     Start,
     Waiting,
-    never_fits,
     place,
+    too_many,
 )
 from fourfold.core.jobs import Resources, UnitCapacity
 from fourfold.core.quantities import Range
@@ -37,6 +38,12 @@ def waits(
     holder: str, resources: Resources | None = None, *, since_s: float = 999, priority: int = 0
 ) -> Waiting:
     return Waiting(holder, resources or asks(), Instant(round(since_s * SECOND_US)), priority)
+
+
+def can(units: list[UnitCapacity], work: Waiting) -> bool:
+    """Whether the units can ever give what is asked."""
+    met = any(meets(work.resources, unit) for unit in units)
+    return met and (work.nodes == 1 or not too_many(units, work.resources, work.nodes))
 
 
 REQUESTS = st.builds(
@@ -110,7 +117,7 @@ def test_a_gang_gets_all_of_its_places_or_none_and_never_more_than_there_is(
 def test_gangs_and_small_work_all_get_their_turn(waiting: list[Waiting]) -> None:
     """Whoever starts ends a minute later; what has started since is taken off by its lease."""
     units, now = [*LAB, SHARED], NOW
-    left = {work.holder: work for work in waiting if not never_fits(units, work.resources, work.nodes)}
+    left = {work.holder: work for work in waiting if can(units, work)}
     for _ in range(2 * len(waiting) + 2):
         starts = [each for each in place(units, [], [*left.values()], now) if isinstance(each, Start)]
         assert starts or not left, "on empty units somebody always starts: nobody waits for another's half"
@@ -146,9 +153,9 @@ def test_reasons_of_gangs_tell_how_many_nodes_there_are() -> None:
     )
     (begun,) = place(LAB, [], [Waiting("a", asks(4), NOW, nodes=2)], NOW)
     assert begun.reason == "2 nodes of 4 cpu free on lab/n0,lab/n1"
-    assert never_fits([ALONE], asks(), 2) == "asks for 2 nodes but its engine starts a step on one node only"
-    assert never_fits([SHARED], asks(), 8) == ""
-    told = never_fits(LAB, asks(4), 4)
+    assert too_many([ALONE], asks(), 2) == "asks for 2 nodes but its engine starts a step on one node only"
+    assert too_many([SHARED], asks(), 8) == ""
+    told = too_many(LAB, asks(4), 4)
     assert told.endswith("never more than 3 at once: lab/n0 has 4 cpu, 16.0 GiB; and 2 more")
 
 
@@ -193,19 +200,29 @@ def test_what_a_service_holds_is_in_use_and_named_to_who_waits_for_it() -> None:
     assert isinstance(started, Start)
 
 
-def test_what_never_fits_is_told_with_the_units_there_are() -> None:
-    assert never_fits([SMALL, GPU], asks(8, 64, 2)) == ""
-    assert never_fits([SMALL, GPU], asks(9)) == (
-        "asks for 9 cpu but no unit can ever give it: "
-        "gpu has 8 cpu, 64.0 GiB, 2 gpu; small has 2 cpu, 8.0 GiB"
-    )
-    assert never_fits([SMALL], asks(1, 9)) != ""
-    assert never_fits([], asks()) == "asks for 1 cpu but there is no unit at all"
-    many = [UnitCapacity(f"u{i}", 1, 0) for i in range(9)]
-    assert never_fits(many, asks(2)).endswith("u3 has 1 cpu; and 5 more")
-
-
 @given(REQUESTS)
 def test_what_can_fit_starts_on_empty_units_and_what_cannot_never_does(request_: Resources) -> None:
     (decision,) = place([SMALL, GPU], [], [waits("a", request_)], NOW)
-    assert isinstance(decision, Start) is (never_fits([SMALL, GPU], request_) == "")
+    assert isinstance(decision, Start) is any(meets(request_, unit) for unit in (SMALL, GPU))
+
+
+def test_what_no_unit_can_hold_keeps_none_from_others() -> None:
+    """A unit may have shrunk since it was asked for: its disk has filled, say."""
+    long_ago = 1000 - 2 * PATIENCE_S
+    large = Resources(cpu=Range(1), disk_bytes=Range(100 << 30))
+    units = [UnitCapacity("small", 2, 8 << 30, disk_bytes=10 << 30)]
+    held, start = place(units, [], [waits("large", large, since_s=long_ago), waits("little")], NOW)
+    assert isinstance(held, Hold)
+    assert held.reason == "needs 1 cpu, 100.0 GiB disk; small has 2 cpu, 8.0 GiB, 10.0 GiB disk free"
+    assert isinstance(start, Start)
+
+
+def test_room_on_the_disk_is_held_like_memory() -> None:
+    unit = UnitCapacity("small", 4, 8 << 30, disk_bytes=10 << 30)
+    half = Resources(disk_bytes=Range(6 << 30))
+    first, second = place([unit], [], [waits("a", half), waits("b", half)], NOW)
+    assert isinstance(first, Start)
+    assert first.lease.disk_bytes == 6 << 30
+    assert isinstance(second, Hold)
+    later = place([unit], [first.lease], [waits("b", half)], NOW)
+    assert isinstance(later[0], Hold)

@@ -10,6 +10,7 @@ import pytest
 
 from fourfold.catalog.database import Catalog
 from fourfold.core.compute import Figure, FigureName, Held, JobReport, Measurement, Unit
+from fourfold.core.decide.deadline import RunTimes
 from fourfold.core.environment import Environment
 from fourfold.core.errors import NotFound, Refused
 from fourfold.core.ports.engine import Exit, ExitKind, Usage
@@ -300,3 +301,10 @@ def test_times_to_quality_are_held_against_those_of_the_pool_and_of_the_same_sui
     assert (standing.name, standing.median, standing.other_count) == ("time to quality: trees", 2.0, 1)
     assert (standing.is_worse, standing.is_telling) == (True, True)
     assert {made.id for made in compute.qualities(of_pool=True)} == {made.id for made in of_pool}
+
+
+def test_the_run_times_of_a_step_are_those_of_its_runs_that_ended_well(compute: Compute) -> None:
+    assert compute.run_times("fit") is None
+    good = [report(f"g{i}", exit=Exit(ExitKind.ok), usage=Usage(float(i)), at=i) for i in range(1, 41)]
+    compute.record((*good, report("bad", usage=Usage(9000.0))))
+    assert compute.run_times("fit") == RunTimes(38.0, 40)

@@ -27,13 +27,13 @@ def test_a_step_that_asks_for_more_than_any_unit_has_is_refused_before_its_flow_
         for asked, words in (
             (
                 'memory="1TiB"',
-                "asks for 1 cpu, 1.0 TiB but no unit can ever give it: local has 2 cpu, 4.0 GiB",
+                "step 'fit' of flow 'main' asks for 1.0 TiB memory, but no unit can ever give more",
             ),
-            ("cpu=3", "asks for 3 cpu but no unit can ever give it: local has 2 cpu, 4.0 GiB"),
+            ("cpu=3", "asks for 3 cores, but no unit can ever give more than 2"),
         ):
             module = project.module("greedy", GREEDY.format(asked=asked))
             with pytest.raises(Refused) as refused:
                 module.main.run(show=False)
             assert words in str(refused.value)
-            assert "lower what step 'fit' asks for" in str(refused.value)
+            assert "nearest unit: local (2 cores, 4.0 GiB)" in str(refused.value)
         assert project.flows.list() == ()

@@ -66,6 +66,7 @@ class Project:
                 "local",
                 lambda: LocalEngine(self.folder / ".fourfold" / "jobs", unit=UNIT, cwd=self.folder),
                 is_default=True,
+                measured=self.compute.measured_speeds,
             ),
         )
 

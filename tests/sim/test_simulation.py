@@ -243,7 +243,8 @@ def test_a_loop_that_takes_any_word_is_caught() -> None:
         return simulation
 
     seen = _first_seed_that_sees(with_many_echoes)
-    assert "begins on" in seen or "that is not its own" in seen
+    # A call whose end is believed too early gives its place away too.
+    assert any(words in seen for words in ("begins on", "that is not its own", "more than it has"))
 
 
 def test_a_worker_is_heard_only_about_the_call_that_it_was_given() -> None:

@@ -27,21 +27,31 @@ def command() -> None:
 @click.argument("name", default="")
 @parameter_option
 @click.option("--key", default="", help="Names the run: the same key again goes on with the same run.")
+@click.option("--deadline", default="", help="By when it must be done: 2h, or a time with its zone.")
 @click.option("--detach", is_flag=True, help="Start it, print its identifier, and return.")
 @click.option("-q", "--quiet", is_flag=True, help="Print the result only.")
 @output_option
 def run_flow(
-    file: str, name: str, params: tuple[str, ...], key: str, detach: bool, quiet: bool, output: str
+    file: str,
+    name: str,
+    params: tuple[str, ...],
+    key: str,
+    deadline: str,
+    detach: bool,
+    quiet: bool,
+    output: str,
 ) -> int | None:
     """Run the flow NAME in FILE (the only one there, without a name) and print its result.
 
     FILE may also be a module, such as examples.flights.flow. Ctrl-C detaches: the run goes on.
     """
     from fourfold.cli.flow_file import load
+    from fourfold.core.words import deadline_text
     from fourfold.resources.flows import calls
     from fourfold.resources.flows.params import from_text
 
     flow = load(file, name)
+    flow.deadline = deadline_text(deadline) or flow.deadline
     with services() as opened:
         run = calls.submit(flow, from_text(flow, parameters(params)), key=key)
         if not quiet:

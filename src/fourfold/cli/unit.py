@@ -35,10 +35,10 @@ def ls(output: str) -> None:
             Column("CORES", lambda u: f"{u.unit.cores:g}", is_number=True),
             Column("MEMORY", lambda u: size(u.unit.memory_bytes), is_number=True),
             Column("GPUS", lambda u: len(u.unit.gpus), is_number=True),
-            Column("TRIAD", lambda u: _figure(u, "triad_all_threads"), is_number=True),
-            Column("FP64", lambda u: _figure(u, "fp64_all_threads"), is_number=True),
-            Column("FP32", lambda u: _figure(u, "fp32_all_threads"), is_number=True),
-            Column("DISK WRITE", lambda u: _figure(u, "disk_write_fsync"), is_number=True),
+            Column("BANDWIDTH", lambda u: _figure(u, "bandwidth"), is_number=True),
+            Column("FP64", lambda u: _figure(u, "fp64"), is_number=True),
+            Column("FP32", lambda u: _figure(u, "fp32"), is_number=True),
+            Column("DISK WRITE", lambda u: _figure(u, "disk_write"), is_number=True),
             Column("$/HOUR", lambda u: f"{u.price_usd_per_hour:g}", is_number=True),
             Column("MEASURED", lambda u: when(u.measurement.at) if u.measurement else "never"),
             Column("CPU", lambda u: u.unit.cpu_model),
@@ -66,6 +66,7 @@ def show_unit(unit: str, output: str) -> None:
         ("limited by", found.limited_by),
         ("price", f"${info.price_usd_per_hour:g} an hour" if info.price_usd_per_hour else ""),
     ]
+    facts += [(figure.speed.words, str(figure)) for figure in info.speeds]
     if info.measurement is not None:
         facts.append(("measured", _as_of(info.measurement.at, info.measurement.other_cores_busy)))
         facts += [(f.name.value, f"{f.value:.4g} {f.dimension}") for f in info.measurement.figures]
@@ -301,6 +302,12 @@ def _disturbed(other_cores_busy: float) -> str:
     return f"other processes kept {other_cores_busy:.1f} cores busy meanwhile: measure again when idle"
 
 
-def _figure(info: UnitInfo, name: str) -> str:
-    found = [f for f in info.measurement.figures if f.name == name] if info.measurement else []
-    return f"{found[0].value:.3g} {found[0].dimension}" if found else ""
+def _figure(info: UnitInfo, speed: str) -> str:
+    """A figure that jobs may ask for; where it comes from, unless it was measured."""
+    from fourfold.core.figures import Origin, amount_text
+
+    found = next((figure for figure in info.speeds if figure.speed == speed), None)
+    if found is None:
+        return ""
+    text = amount_text(found.speed, found.value)
+    return text if found.origin is Origin.measured else f"{text} ({found.origin})"

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
+from fourfold.core.figures import SpeedFigure
 from fourfold.core.jobs import Exit, Usage
 from fourfold.core.quality import TimeToQuality
 from fourfold.core.times import Instant
@@ -181,6 +182,8 @@ class UnitInfo:
     quality: TimeToQuality | None = None
     standings: tuple[Standing, ...] = ()
     """Both held against the other units of its pool; empty where none was measured likewise."""
+    speeds: tuple[SpeedFigure, ...] = ()
+    """The figures that jobs may ask for, each with where it comes from."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -136,6 +136,10 @@ class Policy:
     """Where it wants to run; the settings may say otherwise. "" is the default pool."""
     nodes: int = 1
     """Run once on each of so many nodes, all at once or not at all; `resources` are those of one node."""
+    deadline_s: float | None = None
+    """So long after its run was made, or was due by its schedule, it must be done."""
+    deadline_at: Instant | None = None
+    """By then it must be done."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +185,10 @@ class FlowRun:
     call_count: int = 0
     version: int = 0
     format: int = 1
+    deadline_at: Instant | None = None
+    """By then all of it must be done; what is not is ended."""
+    resumed_at: Instant | None = None
+    """When somebody last went on with it: deadlines that had passed by then do not count any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,6 +300,8 @@ class DeployedFlow:
     last_tick: Instant | None = None
     """The latest tick that was fired or passed over."""
     format: int = 1
+    deadline: str = ""
+    """By when a run of it must be done: so long after it was made or due, or a time."""
 
 
 @dataclass(frozen=True, slots=True)

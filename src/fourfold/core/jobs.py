@@ -5,7 +5,28 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from fourfold.core.figures import SpeedDemand, SpeedFigure
 from fourfold.core.quantities import Range
+
+
+class Spot(StrEnum):
+    """What a job says of units that may be taken away from it at any time."""
+
+    unsaid = ""
+    """Only where the pool's settings open its spot units to all."""
+    never = "never"
+    allowed = "allowed"
+    only = "only"
+
+
+class SpotUnit(StrEnum):
+    """Whether a unit may be taken away, and who may run on it then."""
+
+    no = ""
+    asked = "asked"
+    """It may be; only jobs that say so run on it."""
+    open = "open"
+    """It may be; also jobs run on it that say nothing of spot."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +47,13 @@ class Resources:
     """Of each GPU."""
     arch: str = ""
     """As Linux calls it: `x86_64`, `aarch64`; "" is any."""
+    disk_bytes: Range = Range(0)
+    """Free room where the job's files are."""
+    speeds: tuple[SpeedDemand, ...] = ()
+    """Figures that the unit must reach, each once."""
+    locations: tuple[str, ...] = ()
+    """The unit must be in one of these; none is anywhere."""
+    spot: Spot = Spot.unsaid
 
 
 class ExitKind(StrEnum):
@@ -96,3 +124,10 @@ class UnitCapacity:
     price_usd_per_hour: float = 0.0
     most_nodes: int = 1
     """So many nodes of one job it may take: 0 where its engine starts no job on several."""
+    disk_bytes: int = 0
+    """Free room where jobs write, when it was last looked at; 0 where that is not known."""
+    figures: tuple[SpeedFigure, ...] = ()
+    """How fast it is, one figure for each speed that is known."""
+    locations: tuple[str, ...] = ()
+    """Where it is: labels such as `eu-central-1`."""
+    spot: SpotUnit = SpotUnit.no

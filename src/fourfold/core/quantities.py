@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
+from decimal import Decimal
 
 from fourfold.core.errors import Refused
 
@@ -14,6 +16,8 @@ _FACTOR = {
     "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40,
 }  # fmt: skip
 _AMOUNT = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*")
+_BARE = re.compile(r"\d+(?:\.\d+)?")
+_UNIT = re.compile(r"[A-Za-z/]+\s*$")
 
 
 def memory_bytes(value: int | str) -> int:
@@ -68,41 +72,70 @@ class Range:
 
     @classmethod
     def parse(cls, value: float | str, *, what: str, memory: bool = False) -> Range:
-        """Read `2`, `"2"`, `"2-8"`, `"2+"`, `"≥16GiB"`.
+        """Read `2`, `"2"`, `"2-8"` or `"2..8"`, `"2+"` or `"2.."`, `"≥16GiB"` or `">=16GiB"`.
 
         >>> Range.parse("2-8", what="cpu"), Range.parse("≥16GiB", what="memory", memory=True).low
         (Range(low=2.0, high=8.0), 17179869184.0)
+        >>> Range.parse("4..", what="cpu"), Range.parse("2..4GiB", what="memory", memory=True).low
+        (Range(low=4.0, high=None), 2147483648.0)
         >>> Range.parse("8-2", what="cpu")
         Traceback (most recent call last):
         ...
         fourfold.core.errors.Refused: cpu '8-2' runs from more to less
           write for example 2, 2-8 or 2+
         """
-        ways_on = ["write for example " + ("4GiB, 4GiB-16GiB or 4GiB+" if memory else "2, 2-8 or 2+")]
+        if memory:
+            return cls.read(value, what=what, end=memory_bytes, example="4GiB, 4GiB-16GiB or 4GiB+")
+        return cls.read(value, what=what, end=_number, example="2, 2-8 or 2+")
 
-        def read(text: str) -> float:
-            if memory:
-                return float(memory_bytes(text))
+    @classmethod
+    def read(cls, value: float | str, *, what: str, end: Callable[[str], float], example: str) -> Range:
+        """As `parse`, of amounts whose ends `end` reads; it raises `ValueError` for what is none."""
+        ways_on = [f"write for example {example}"]
+        if not isinstance(value, str):
+            ends = [float(value)]
+        else:
             try:
-                return float(text)
+                ends = [float(end(text)) for text in _ends(value.strip())]
             except ValueError as error:
                 raise Refused(f"{what} '{value}' is not a number or a range", ways_on=ways_on) from error
-
-        if not isinstance(value, str):
-            parsed = cls(float(value))
-        else:
-            text = value.strip()
-            if text.startswith(("≥", ">=")):
-                parsed = cls(read(text.lstrip("≥>= ")))
-            elif text.endswith("+"):
-                parsed = cls(read(text[:-1]))
-            elif "-" in text:
-                low, _, high = text.partition("-")
-                parsed = cls(read(low), read(high))
-            else:
-                parsed = cls(read(text))
+        parsed = cls(*ends)
         if not 0 <= parsed.low < float("inf"):
             raise Refused(f"{what} {value!r} is not zero or more", ways_on=ways_on)
-        if parsed.high is not None and parsed.high < parsed.low:
+        if parsed.high is not None and not parsed.low <= parsed.high < float("inf"):
             raise Refused(f"{what} '{value}' runs from more to less", ways_on=ways_on)
         return parsed
+
+    def text(self, unit: str = "") -> str:
+        """As `parse` reads it, with the unit behind each end.
+
+        >>> Range(2, 8).text(), Range(0.5).text(), Range(1024).text("B")
+        ('2..8', '0.5', '1024B')
+        """
+        ends = [self.low] if self.high is None else [self.low, self.high]
+        return "..".join(f"{_plain(end)}{unit}" for end in ends)
+
+
+def _plain(end: float) -> str:
+    """Written out: the sign of an exponent would read as the mark of a range."""
+    return str(int(end)) if end == int(end) else f"{Decimal(repr(end)):f}"
+
+
+def _ends(text: str) -> list[str]:
+    """The texts of a range's ends; a single one is "or more". A low end without a unit has the high one's."""
+    for sign in ("≥", ">="):
+        if text.startswith(sign):
+            return [text.removeprefix(sign)]
+    for sign in ("+", ".."):
+        if text.endswith(sign):
+            return [text.removesuffix(sign)]
+    sign = ".." if ".." in text else "-"
+    low, has_high, high = text.partition(sign)
+    if not has_high:
+        return [text]
+    unit = _UNIT.search(high)
+    return [low + unit[0] if unit and _BARE.fullmatch(low.strip()) else low, high]
+
+
+def _number(text: str) -> float:
+    return float(text)

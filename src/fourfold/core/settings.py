@@ -14,6 +14,7 @@ from typing import Any
 
 from fourfold.core.errors import Refused, did_you_mean
 from fourfold.core.objects import SCHEMES, ObjectAddress
+from fourfold.core.traits import DECLARED, UnitTraits
 
 ADDRESSES: Mapping[str, tuple[str, ...]] = {
     "catalog": ("sqlite", "postgresql"),
@@ -58,6 +59,24 @@ class PoolSettings:
     """Where its machines keep what they are sent and build; empty: the cache folder of their user."""
     cache_bytes: int = 20 * 2**30
     """What environments take there at most; those used longest ago are removed."""
+    location: str = ""
+    """Where its units are: labels separated by commas, such as a region."""
+    spot: str = ""
+    """Whether its units may be taken away: `true` (only steps that say so run there) or `open` (all may)."""
+    gpu: str = ""
+    """What its engine does not tell of a unit's GPUs, as steps ask for it: `"a100, memory>=80GiB"`."""
+    disk: str = ""
+    """Free room of a unit, and speed: `"500GiB, write>=1GB/s"`. This and the next two are declared, and count
+    where nothing was measured."""
+    bandwidth: str = ""
+    flops: str = ""
+
+    def traits(self, name: str) -> UnitTraits:
+        """What is said here of each unit of the pool."""
+        said = {word: getattr(self, word) for word in DECLARED}
+        return UnitTraits.parse(
+            location=self.location, spot=self.spot, declared=said, who=f"setting 'pools.{name}'"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +195,7 @@ server, storage, tables
                 )
             if key == "pools":
                 values[key] = {
-                    name: _section(PoolSettings, pool, f"pools.{name}")
+                    name: _section(PoolSettings, _with_spot(pool), f"pools.{name}")
                     for name, pool in _table(value, "pools").items()
                 }
             elif key == "exports":
@@ -226,6 +245,7 @@ server, storage, tables
                     f"'{name}' cannot be the name of a pool",
                     ways_on=["take letters, digits, - and _, beginning with a letter: [pools.lab]"],
                 )
+            pool.traits(name)
             for key in ("workers", "most_units", "idle_s", "cache_bytes"):
                 if getattr(pool, key) < 0:
                     raise Refused(f"setting 'pools.{name}.{key}' is negative")
@@ -306,6 +326,13 @@ def _table(value: object, key: str) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
         raise Refused(f"setting '{key}' is a section", ways_on=[f"write [{key}] and its keys below"])
     return value
+
+
+def _with_spot(pool: object) -> object:
+    """A pool's table, where `spot` may be true as TOML has it, and not only text."""
+    if isinstance(pool, Mapping) and isinstance(pool.get("spot"), bool):
+        return {**pool, "spot": str(pool["spot"]).lower()}
+    return pool
 
 
 def _section(kind: type, given: object, name: str) -> Any:

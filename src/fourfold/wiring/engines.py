@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import os
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,7 @@ from fourfold.resources.pools.pool import PoolPlan
 
 if TYPE_CHECKING:
     from fourfold.core.compute import Unit
+    from fourfold.core.figures import SpeedFigure
     from fourfold.core.ports.engine import Engine
 
 WARM_HERE_S, WARM_ELSEWHERE_S = 300.0, 60.0
@@ -28,8 +29,16 @@ MOST_WARM = 16
 class Engines:
     """Opens engines, each for one use: a use has a folder of its own, whose owner ends what is left there."""
 
-    def __init__(self, settings: Settings, home: Path, unit: Callable[[str], Unit]) -> None:
-        """`unit` finds this machine as a unit of that name."""
+    def __init__(
+        self,
+        settings: Settings,
+        home: Path,
+        unit: Callable[[str], Unit],
+        *,
+        measured: Callable[[], Sequence[SpeedFigure]] = tuple,
+    ) -> None:
+        """`unit` finds this machine as a unit of that name; `measured` tells what was measured of it."""
+        self._measured = measured
         self._settings = settings
         self._home = home
         self._unit = unit
@@ -142,6 +151,8 @@ class Engines:
                 is_default=name == default,
                 most_units=settings.most_units,
                 is_for_steps=name in self._settings.pools,
+                traits=settings.traits(name),
+                measured=self._measured if _scheme(settings) in ("local", "podman") else tuple,
                 outlives=self.far is not None and _scheme(settings) != "local",
                 python=settings.python,
                 cache=settings.cache,

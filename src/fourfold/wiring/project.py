@@ -190,7 +190,12 @@ class Project:
     def engines(self) -> Engines:
         from fourfold.wiring.engines import Engines
 
-        return Engines(self.settings, self.home, lambda name: replace(self.unit, name=name))
+        return Engines(
+            self.settings,
+            self.home,
+            lambda name: replace(self.unit, name=name),
+            measured=lambda: self.compute.measured_speeds(),
+        )
 
     @part
     def hosting_engine(self) -> Engine:
@@ -284,6 +289,7 @@ class Project:
                 name: pool.price_usd_per_hour for name, pool in pools.items() if name not in here
             },
             service_pools=self.engines.service_pools(),
+            traits={name: pools[name].traits(name) for name in here},
             store=Store(self.stores.place, self.stores.is_afar, lambda: self.blobs),
         )
 

@@ -28,6 +28,7 @@ from fourfold.adapters.containers.reading import Asked, Marks
 from fourfold.adapters.containers.settings import ContainerSettings, check_image
 from fourfold.core.compute import Unit
 from fourfold.core.decide.match import check_abilities, match, refusal
+from fourfold.core.decide.unit import offer_of
 from fourfold.core.errors import OutOfSpace, Refused
 from fourfold.core.ports.engine import (
     Capabilities,
@@ -403,8 +404,11 @@ class ContainerEngine:
         return self._may_group
 
     def _offers(self) -> tuple[Offer, ...]:
-        unit = self._unit
-        return (Offer(unit.name, unit.cores, unit.memory_bytes, price_usd_per_hour=self._price_usd_per_hour),)
+        unit, room_bytes = replace(self._unit, gpus=()), 0
+        with contextlib.suppress(OSError):
+            room_bytes = shutil.disk_usage(self._project).free >> 30 << 30  # whole GiB, as `local://` has it
+        price = self._price_usd_per_hour
+        return (offer_of(unit, price_usd_per_hour=price, disk_bytes=room_bytes),)
 
     # Our folders.
 

@@ -37,6 +37,7 @@ from fourfold.adapters.local_engine.processes import started_ticks
 from fourfold.adapters.local_engine.strays import MARK, end_marked
 from fourfold.core.compute import Unit
 from fourfold.core.decide.match import check_abilities, match, refusal
+from fourfold.core.decide.unit import offer_of
 from fourfold.core.errors import Unavailable
 from fourfold.core.ports.engine import (
     Capabilities,
@@ -302,22 +303,13 @@ class LocalEngine:
     # Helpers of the above.
 
     def _all_offers(self) -> tuple[Offer, ...]:
-        unit = self._unit
-        gpu_name = unit.gpus[0].name if unit.gpus else ""
+        room_bytes = 0
+        with contextlib.suppress(OSError):
+            room_bytes = (
+                shutil.disk_usage(self._cwd).free >> 30 << 30
+            )  # whole GiB: a change is news to a pool
         price = self._price_usd_per_hour
-        gpu_memory = min((gpu.memory_bytes for gpu in unit.gpus), default=0)
-        return (
-            Offer(
-                unit.name,
-                unit.cores,
-                unit.memory_bytes,
-                len(unit.gpus),
-                gpu_name,
-                price,
-                gpu_memory_bytes=gpu_memory,
-                arch=unit.architecture,
-            ),
-        )
+        return (offer_of(self._unit, price_usd_per_hour=price, disk_bytes=room_bytes),)
 
     def _claim(self, folder: Path, launch: Launch) -> bool:
         """Make the job's folder; whether it is we who made it.

@@ -285,8 +285,7 @@ def _failed(state: Slice, event: Failed, now: Instant) -> tuple[Slice, tuple[Com
             state = _with(state, call)
             if call.kind is not CallKind.body:
                 return state, (Tell(call.key),)
-            run = replace(state.run, state=RunState.failed, failure=failure, ended_at=now, reason=reason)
-            return replace(state, run=run), (Cancel("the run failed"), RunOver(reason))
+            return _run_failed(state, failure, reason, now)
 
 
 def _interrupted(state: Slice, event: Interrupted, now: Instant) -> tuple[Slice, tuple[Command, ...]]:
@@ -308,9 +307,12 @@ def _unmet(state: Slice, event: Unmet, now: Instant) -> tuple[Slice, tuple[Comma
     call = state.calls[event.key]
     if call.state is not CallState.ready:
         return state, ()
-    failure = Failure(ExitKind.failed, "Refused", event.reason, call=call.key, is_permanent=True)
+    failure = Failure(event.kind, "Refused", event.reason, call=call.key, is_permanent=True)
     call = _move(call, Move.fail, event.reason, failure=failure, ended_at=now)
-    return _with(state, call), (Tell(call.key),)
+    state = _with(state, call)
+    if call.kind is not CallKind.body:
+        return state, (Tell(call.key),)
+    return _run_failed(state, failure, event.reason, now)
 
 
 def _cancel(state: Slice, why: str, now: Instant) -> tuple[Slice, tuple[Command, ...]]:
@@ -336,7 +338,13 @@ def _resume(state: Slice, now: Instant) -> tuple[Slice, tuple[Command, ...]]:
     if state.run.state in (RunState.queued, RunState.running, RunState.succeeded):
         return state, ()
     run = replace(
-        state.run, state=RunState.queued, failure=None, result=None, ended_at=None, reason="resumed"
+        state.run,
+        state=RunState.queued,
+        failure=None,
+        result=None,
+        ended_at=None,
+        reason="resumed",
+        resumed_at=now,
     )
     calls: dict[CallKey, StepCall] = {}
     commands: list[Command] = []
@@ -366,6 +374,14 @@ def _resume(state: Slice, now: Instant) -> tuple[Slice, tuple[Command, ...]]:
                 commands.append(Queue(key))
         calls[key] = call
     return replace(state, run=run, calls=calls), tuple(commands)
+
+
+def _run_failed(
+    state: Slice, failure: Failure, reason: str, now: Instant
+) -> tuple[Slice, tuple[Command, ...]]:
+    """The run ends with its body."""
+    run = replace(state.run, state=RunState.failed, failure=failure, ended_at=now, reason=reason)
+    return replace(state, run=run), (Cancel("the run failed"), RunOver(reason))
 
 
 def _end_attempt(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from fourfold.core.context import Ref
 from fourfold.core.flows import CallKey, Failure, StepCall, Stored
-from fourfold.core.jobs import Usage
+from fourfold.core.jobs import ExitKind, Usage
 from fourfold.core.times import Instant
 
 # Events
@@ -66,6 +66,8 @@ class Began:
 
     key: CallKey
     n: int
+    outlook: str = ""
+    """Why it will be late, if it will."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,10 +122,11 @@ class Due:
 
 @dataclass(frozen=True, slots=True)
 class Unmet:
-    """No unit can ever give what the call asks for."""
+    """The call cannot be carried out: no unit can ever give what it asks for, or its time is over."""
 
     key: CallKey
     reason: str
+    kind: ExitKind = ExitKind.failed
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from fourfold.core.errors import did_you_mean
+from fourfold.core.errors import Refused, did_you_mean
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,14 +45,19 @@ def choose_pool(rules: PoolRules, *, flow: str, step: str, asked: str = "") -> s
     return rules.everything or asked or rules.default
 
 
-def unknown_pool(pool: str, pools: Collection[str]) -> str:
-    """Why a step cannot run in a pool that is not there, with those that are.
+def unknown_pool(pool: str, pools: Collection[str], *, who: str) -> Refused:
+    """The error for a step that asks for a pool that is not there, with those that are.
 
-    >>> unknown_pool("lap", ["lab", "local"])
-    "asks for pool 'lap', which the settings do not name; did you mean 'lab'?; pools: lab, local"
+    >>> print(unknown_pool("lap", ["lab", "local"], who="step 'fit'"))
+    step 'fit' asks for pool 'lap', which the settings do not name
+      did you mean 'lab'?
+      pools: lab, local
     """
-    hints = did_you_mean(pool, pools, what="pools")
-    return "; ".join([f"asks for pool '{pool}', which the settings do not name", *hints])
+    return Refused(
+        f"{who} asks for pool '{pool}', which the settings do not name",
+        ways_on=did_you_mean(pool, pools, what="pools"),
+        pool=pool,
+    )
 
 
 def unit_name(pool: str, unit: str) -> str:

@@ -37,6 +37,8 @@ class PoolView:
     """Why nothing can be started there now; "" while it can."""
     outlives: bool = False
     """Whether its workers go on while nobody is connected to them, and join again."""
+    is_for_steps: bool = True
+    """Whether steps run there: a pool may be for bodies alone."""
     keeps_what_idles: bool = False
     """Whether a worker holds what it asked for also while it is idle, as a cluster's scheduler has it."""
 

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal, Protocol, runtime_checkable
 
-from fourfold.core.jobs import Exit, ExitKind, Resources, Usage
+from fourfold.core.figures import SpeedFigure
+from fourfold.core.jobs import Exit, ExitKind, Resources, SpotUnit, Usage
 from fourfold.core.times import Instant
 
 __all__ = [
@@ -104,6 +105,14 @@ class Offer:
     """Of the smallest of its GPUs; 0 where that is not known."""
     arch: str = ""
     """As Linux calls it; "" where that is not known."""
+    disk_bytes: int = 0
+    """Free room where jobs write, in whole GiB; 0 where that is not known."""
+    figures: tuple[SpeedFigure, ...] = ()
+    """How fast it is, where the engine knows more than the name of its GPUs tells."""
+    locations: tuple[str, ...] = ()
+    """Where it is, where the engine knows: labels such as a region and a zone."""
+    spot: SpotUnit = SpotUnit.no
+    """`asked` where the engine knows that it may be taken away."""
 
 
 @dataclass(frozen=True, slots=True)

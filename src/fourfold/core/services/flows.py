@@ -40,10 +40,12 @@ class Flows(Protocol):
         user: str = "",
         cwd: str = "",
         python: str = "",
+        deadline: str = "",
     ) -> FlowRun:
         """Start a run of the flow `attribute` in `module` of the code bundle; parameters are JSON.
 
-        `steps` says what each known step asks for: what no unit can ever give is refused here.
+        `steps` says what each known step asks for: what no unit can ever give is refused here. `deadline`
+        (`2h`, or a time with its zone) is by when all of it must be done; what is not then is ended.
         Submitting a `key` again answers the run that it named the first time.
         """
         ...
@@ -134,10 +136,12 @@ class Flows(Protocol):
         parameters: tuple[str, ...] = (),
         cwd: str = "",
         python: str = "",
+        deadline: str = "",
     ) -> DeployedFlow:
         """Keep a flow's code under its name, with its schedule; a schedule is pinned to this code.
 
-        `parameters` names those that it takes, so that others are refused when it is started.
+        `parameters` names those that it takes, so that others are refused when it is started. A run's
+        `deadline` counts from when it is due.
         """
         ...
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -25,15 +26,20 @@ from fourfold.core.compute import (
     UnitInfo,
 )
 from fourfold.core.decide.account import account
+from fourfold.core.decide.deadline import RunTimes, run_times
 from fourfold.core.decide.measured import machine_of, quality_standings, standings
 from fourfold.core.decide.place import Lease
 from fourfold.core.decide.pools import pool_of, units_of
 from fourfold.core.decide.right_size import right_size, right_size_flow
+from fourfold.core.decide.unit import measured_figures, offer_of, unit_of
 from fourfold.core.environment import Environment, identify
 from fourfold.core.errors import NotFound, Refused, did_you_mean
+from fourfold.core.figures import SpeedFigure
+from fourfold.core.jobs import ExitKind, UnitCapacity
 from fourfold.core.ports.clock import Clock
 from fourfold.core.quality import Task, TimeToQuality, Training
 from fourfold.core.serving import ServiceInfo, ServiceLog
+from fourfold.core.traits import UnitTraits
 from fourfold.foundation.compute.environments import Environments
 from fourfold.foundation.compute.locks import parse_lock
 from fourfold.foundation.compute.present import PresentEnvironment
@@ -77,19 +83,22 @@ class Compute:
         environments: Environments,
         prices_usd_per_hour: Mapping[str, float] | None = None,
         elsewhere_usd_per_hour: Mapping[str, float] | None = None,
+        traits: Mapping[str, UnitTraits] | None = None,
         find: Callable[[str], Unit] = find_unit,
         service_pools: ServicePools | None = None,
         store: Store | None = None,
     ) -> None:
         """`prices_usd_per_hour` names this machine's units and what a whole one costs now; `local` is always
-        there. `elsewhere_usd_per_hour` names pools whose units are other machines. `service_pools` are those
-        that services may run on. `store` is what `bench` measures the way to."""
+        there. `elsewhere_usd_per_hour` names pools whose units are other machines. `traits` is what the
+        settings say of this machine's units; `service_pools` are those that services may run on; `store` is
+        what `bench` measures the way to."""
         self._tables = ComputeTables(catalog)
         self._clock = clock
         self._home = home
         self._environments = environments
         self._prices = {"local": 0.0, **(prices_usd_per_hour or {})}
         self._elsewhere = elsewhere_usd_per_hour or {}
+        self._traits = traits or {}
         self._find = find
         self._service_pools = service_pools or ServicePools({}, here="local")
         self._store = store
@@ -126,7 +135,23 @@ class Compute:
             stands = standings(measured, self.measurements(unit, limit=COMPARED, of_pool=True))
         if trained is not None:
             stands += quality_standings(trained, self.qualities(unit, limit=COMPARED, of_pool=True))
-        return UnitInfo(found, self._prices[unit], measured, trained, stands)
+        figures = self.capacity(unit).figures
+        return UnitInfo(found, self._prices[unit], measured, trained, stands, figures)
+
+    def capacity(self, unit: str = "local") -> UnitCapacity:
+        """A unit of this machine as requests are held against it."""
+        room_bytes = shutil.disk_usage(self._home).free >> 30 << 30
+        return unit_of(
+            offer_of(self.unit(unit), disk_bytes=room_bytes),
+            name=unit,
+            price_usd_per_hour=self._prices[unit],
+            traits=self._traits.get(unit, UnitTraits()),
+            measured=self.measured_speeds(unit),
+        )
+
+    def measured_speeds(self, unit: str = "local") -> tuple[SpeedFigure, ...]:
+        """What was measured of this machine, as jobs may ask for it: undisturbed, where there is such."""
+        return measured_figures(self._peak(self.unit(unit)))
 
     def bench(
         self, unit: str = "local", *, quick: bool = False, progress: Callable[[Figure], None] | None = None
@@ -229,6 +254,11 @@ class Compute:
     def advise_flow(self, flow: str, flow_runs: Sequence[str]) -> FlowAdvice:
         jobs = self._tables.steps_of(flow_runs, ADVISED_JOBS)
         return right_size_flow(flow, flow_runs, jobs, self._unit_of)
+
+    def run_times(self, step: str) -> RunTimes | None:
+        """How long a step takes, by its newest runs that ended well."""
+        jobs = self._tables.newest_steps(step, ADVISED_RUNS)
+        return run_times([job.report.usage.wall_s for job in jobs if job.report.exit.kind is ExitKind.ok])
 
     def _unit_of(self, job: Job) -> Unit | None:
         return self.unit(job.report.unit) if job.report.unit in self._prices else None

@@ -13,12 +13,11 @@ from functools import update_wrapper
 from types import CodeType, FunctionType, ModuleType
 from typing import Any, overload
 
-from fourfold.core import words
+from fourfold.core import requests, words
 from fourfold.core.errors import Refused, did_you_mean
 from fourfold.core.flows import MOST_NODES, Backoff, FlowRun, Policy
-from fourfold.core.jobs import Resources
-from fourfold.core.quantities import Range
 from fourfold.core.times import duration_s
+from fourfold.core.words import When, Word
 from fourfold.resources.flows import body as bodies
 from fourfold.resources.flows.body import Future
 from fourfold.resources.flows.params import scheduled_day
@@ -83,12 +82,18 @@ def step(
     name: str = "",
     cpu: float | str = 1,
     memory: int | str = 0,
-    gpu: float | str | Mapping[str, object] = 0,
+    gpu: Word = 0,
+    disk: Word = 0,
+    bandwidth: float | str = 0,
+    flops: Word = 0,
     arch: str = "",
+    location: str | Sequence[str] = "",
+    spot: bool | str | None = None,
     max_price: float | str | None = None,
     retries: int = 0,
     backoff: float | str = "1s..5m",
     timeout: float | str | dt.timedelta | None = None,
+    deadline: When = None,
     cache: bool = False,
     pool: str = "",
     nodes: int = 1,
@@ -100,12 +105,18 @@ def step(
     name: str = "",
     cpu: float | str = 1,
     memory: int | str = 0,
-    gpu: float | str | Mapping[str, object] = 0,
+    gpu: Word = 0,
+    disk: Word = 0,
+    bandwidth: float | str = 0,
+    flops: Word = 0,
     arch: str = "",
+    location: str | Sequence[str] = "",
+    spot: bool | str | None = None,
     max_price: float | str | None = None,
     retries: int = 0,
     backoff: float | str = "1s..5m",
     timeout: float | str | dt.timedelta | None = None,
+    deadline: When = None,
     cache: bool = False,
     pool: str = "",
     nodes: int = 1,
@@ -115,8 +126,14 @@ def step(
     `backoff` is the wait before the second try, and after two dots the longest wait. With `cache`, an
     equal call (same code of the project's modules that it imports, environment and arguments) is answered
     from the record, as long as the tables and models that it read or wrote have not moved since.
-    `pool` names the pool it runs in, unless the settings move it elsewhere. `gpu` is a count, a name with
-    count and memory (`"a100:2:40GiB"`), or a table of them; `max_price` is in US dollars per hour of a unit.
+    `pool` names the pool it runs in, unless the settings move it elsewhere.
+
+    Resources are words: amounts or ranges (`cpu="2-8"`, `memory="4GiB"`, `disk="100GiB"`); GPUs by count,
+    name, memory and speed (`gpu="a100:2, memory>=40GiB, capability>=8.0"`); the speed of a whole unit
+    (`bandwidth="50GB/s"`, `flops="fp64>=200GFLOP/s"`), held against what was measured or published; where
+    it is (`location`), whether it may be taken away (`spot`), and what it may cost in US dollars an hour
+    (`max_price`). `deadline` is by when it must be done: so long after its run was made (`"2h"`), or a time
+    with its zone. It starts the earlier for it; past it, it fails or is ended, and is not tried again.
 
     With `nodes`, the function runs once on each of so many nodes, all begun together, each with what is asked
     for: `ff.node()` says which one this is, and where the first one is. What node 0 returns is the result;
@@ -131,20 +148,26 @@ def step(
         raise Refused(f"a step is retried from 0 to 1000 times, not {retries}")
     if type(nodes) is not int or not 1 <= nodes <= MOST_NODES:
         raise Refused(f"a step runs on 1 to {MOST_NODES} nodes, not {nodes!r}")
-    gpus = words.GpuWord.parse(gpu)
+    due_after_s, due_at = words.deadline(deadline)
+    asked = {
+        "cpu": cpu,
+        "memory": memory,
+        "gpu": gpu,
+        "disk": disk,
+        "bandwidth": bandwidth,
+        "flops": flops,
+        "arch": arch,
+        "location": location,
+        "spot": spot,
+        "max_price": max_price,
+    }
     policy = Policy(
-        resources=Resources(
-            cpu=Range.parse(cpu, what="cpu"),
-            memory_bytes=Range.parse(memory, what="memory", memory=True),
-            gpu=gpus.count,
-            gpu_name=gpus.name,
-            gpu_memory_bytes=gpus.memory_bytes,
-            arch=words.architecture(arch),
-            max_price_usd_per_hour=words.price_usd_per_hour(max_price),
-        ),
+        resources=requests.read(asked),
         retries=retries,
         backoff=_backoff(backoff),
         timeout_s=None if timeout is None else duration_s(timeout),
+        deadline_s=due_after_s,
+        deadline_at=due_at,
         cache=cache,
         pool=pool,
         nodes=nodes,
@@ -201,12 +224,14 @@ class Flow:
         schedule: Schedule | None = None,
         on_failure: Step | None = None,
         priority: int = 0,
+        deadline: str = "",
     ) -> None:
         self.function = function
         self.name = name
         self.schedule = schedule
         self.on_failure = on_failure
         self.priority = priority
+        self.deadline = deadline
         self.signature = inspect.signature(function)
         update_wrapper(self, function)
 
@@ -285,7 +310,12 @@ class Flow:
 def flow(function: Callable[..., Any], /) -> Flow: ...
 @overload
 def flow(
-    *, name: str = "", schedule: Schedule | None = None, on_failure: Step | None = None, priority: int = 0
+    *,
+    name: str = "",
+    schedule: Schedule | None = None,
+    on_failure: Step | None = None,
+    priority: int = 0,
+    deadline: When = None,
 ) -> Callable[[Callable[..., Any]], Flow]: ...
 def flow(
     function: Callable[..., Any] | None = None,
@@ -295,10 +325,13 @@ def flow(
     schedule: Schedule | None = None,
     on_failure: Step | None = None,
     priority: int = 0,
+    deadline: When = None,
 ) -> Flow | Callable[[Callable[..., Any]], Flow]:
     """Make a function a flow: plain Python that calls steps, and survives crashes.
 
-    `on_failure` is a step that is called with the failure's text when the run fails.
+    `on_failure` is a step that is called with the failure's text when the run fails. `deadline` is by when a
+    run must be done: so long after it was made or due by its schedule, or a time with its zone. What is not
+    done by then is ended, and the run has failed.
 
     >>> @step
     ... def add(a, b): return a + b
@@ -319,6 +352,7 @@ def flow(
             schedule=schedule,
             on_failure=on_failure,
             priority=priority,
+            deadline=words.deadline_text(deadline),
         )
 
     return make if function is None else make(function)

@@ -43,6 +43,7 @@ def submit(flow: Flow, given: Mapping[str, Any], *, key: str = "") -> FlowRun:
         priority=flow.priority,
         cwd=os.getcwd(),
         python=sys.executable,
+        deadline=flow.deadline,
     )
 
 
@@ -62,6 +63,7 @@ def deploy(flow: Flow) -> DeployedFlow:
         parameters=tuple(flow.signature.parameters),
         cwd=os.getcwd(),
         python=sys.executable,
+        deadline=flow.deadline,
     )
 
 

@@ -12,16 +12,18 @@ from functools import partial
 from typing import Protocol
 
 from fourfold.core.decide import flow as rules
-from fourfold.core.decide.place import Lease, never_fits
+from fourfold.core.decide.deadline import Due, RunTimes, due_at, outlook, passed
+from fourfold.core.decide.match import meets, refusal
+from fourfold.core.decide.place import Lease, too_many
 from fourfold.core.decide.pools import PoolRules, choose_pool, pool_of, units_of, unknown_pool
 from fourfold.core.decide.rejoin import Rejoin, Standing, rejoin
-from fourfold.core.errors import FourfoldError
+from fourfold.core.errors import FourfoldError, Refused
 from fourfold.core.flows import BODY, Attempt, CallKey, CallKind, CallState, Failure, Policy, StepCall
 from fourfold.core.jobs import Exit, ExitKind, Resources, UnitCapacity
 from fourfold.core.pools import PoolLoad
 from fourfold.core.ports.clock import Clock
 from fourfold.core.ports.control import Control, Joined, Unready, WorkerSpec
-from fourfold.core.times import Instant, after, duration_text
+from fourfold.core.times import Instant, after, duration_text, seconds_between
 from fourfold.core.values import replace
 from fourfold.resources.flows import messages
 from fourfold.resources.flows.open_flow import OpenFlow
@@ -51,6 +53,14 @@ class Settings:
 
 BESIDE_FRESH_S = 2.0
 """While a step waits, it is asked so often what services hold: they come and go without a word to us."""
+TIMES_KEPT_S = 60.0
+"""So long what the record tells of a step's run times is taken for true."""
+MOST_TIMES = 1_000
+"""Of so many steps it is kept."""
+
+RunTimesOf = Callable[[str], RunTimes | None]
+"""How long a step of this name takes, by its record."""
+
 AWAY_MARGIN_S = 30.0
 """A worker that nobody has heard of ends itself within `away_s`; so much later its place is given away.
 
@@ -79,11 +89,14 @@ class Crew:
         apply: Callable[[OpenFlow, rules.Event], None],
         later: Later,
         beside: Callable[[], Sequence[Lease]] | None = None,
+        run_times: RunTimesOf = lambda _step: None,
     ) -> None:
         """`apply` asks the rules about an event of a run; `later` keeps what is done after the commit.
 
-        `beside` says what services hold of the pools' units.
+        `beside` says what services hold of the pools' units; `run_times` how long a step takes by its record.
         """
+        self._run_times = run_times
+        self._known_times: dict[str, tuple[Instant, RunTimes | None]] = {}
         self._flows = flows
         self._control = control
         self._clock = clock
@@ -215,6 +228,7 @@ class Crew:
         self.workers.add(worker)
         self.workers.give(worker, task)
         self.placing.lease(flow.run.id, call, attempt.unit)
+        self._end_in_time(flow, call, self._due(flow, call))
         self.away(worker.name)
         if attempt.started_at is not None:
             self._limit_time(flow, call.key, task, since=attempt.started_at)
@@ -235,7 +249,10 @@ class Crew:
                 kind = ended.kind
         if worker.stopping is not None:
             kind, text = worker.stopping
-        failed = worker.failed or rules.Failed(CallKey(key), n, Failure(kind, "", text, call=key))
+        at = due_at(flow.run, flow.calls[CallKey(key)].policy)
+        is_late = at is not None and at <= self._clock.now()
+        failure = Failure(kind, "", text, call=key, is_permanent=is_late)
+        failed = worker.failed or rules.Failed(CallKey(key), n, failure)
         self._apply(flow, replace(failed, exit_code=code))
 
     def put_off(self, name: str, reason: str) -> None:
@@ -265,23 +282,76 @@ class Crew:
         )
 
     def queue(self, flow: OpenFlow, call: StepCall) -> None:
-        pool = self._settings.body_pool
+        pool, due = self._settings.body_pool, self._due(flow, call)
+        if due is not None and due.at <= self._clock.now():
+            self._apply(flow, rules.Unmet(call.key, passed(due.at), ExitKind.over_time))
+            return
+        self._end_in_time(flow, call, due)
         if call.kind is CallKind.step:
             pool = self.pool_of(flow.run.flow, call.name, call.policy)
-            if told := self.never(pool, call.policy):
-                self._apply(flow, rules.Unmet(call.key, f"step '{call.name}' {told}"))
+            if (refused := self.never(pool, call.policy, who=f"step '{call.name}'")) is not None:
+                self._apply(flow, rules.Unmet(call.key, "; ".join([refused.message, *refused.ways_on])))
                 return
-        self.placing.queue(call, pool=pool, priority=flow.run.priority, now=self._clock.now())
+        priority, now = flow.run.priority, self._clock.now()
+        self.placing.queue(call, pool=pool, priority=priority, now=now, due=due)
+
+    def _due(self, flow: OpenFlow, call: StepCall) -> Due | None:
+        """By when a call must be done, and how long it takes as far as that is on record."""
+        at = due_at(flow.run, call.policy)
+        if at is None:
+            return None
+        return Due(at, self._times_of(call.name) if call.kind is CallKind.step else None)
+
+    def _times_of(self, step: str) -> RunTimes | None:
+        """How long a step takes, read from the record at most every `TIMES_KEPT_S`."""
+        now = self._clock.now()
+        at, known = self._known_times.get(step, (None, None))
+        if at is None or seconds_between(at, now) >= TIMES_KEPT_S:
+            if len(self._known_times) >= MOST_TIMES:
+                self._known_times.clear()
+            known = self._run_times(step)
+            self._known_times[step] = (now, known)
+        return known
+
+    def _end_in_time(self, flow: OpenFlow, call: StepCall, due: Due | None) -> None:
+        """At its deadline a call that waits fails, and one that runs is ended."""
+        if due is None:
+            return
+        run, key, at = flow.run.id, call.key, due.at
+
+        def over() -> None:
+            flow = self._flows.get(run)
+            call = None if flow is None else flow.calls.get(key)
+            if flow is None or call is None or due_at(flow.run, call.policy) != at:
+                return  # resumed after it
+            if call.state is CallState.ready:
+                self._apply(flow, rules.Unmet(key, passed(at), ExitKind.over_time))
+            elif call.state.is_live:
+                self.stop_task((run, key, call.attempt), ExitKind.over_time, passed(at))
+
+        self._timers.at(at, over)
 
     def pool_of(self, flow: str, step: str, policy: Policy) -> str:
         return choose_pool(self._settings.pools, flow=flow, step=step, asked=policy.pool)
 
-    def never(self, pool: str, policy: Policy) -> str:
+    def never(self, pool: str, policy: Policy, *, who: str) -> Refused | None:
         """Why a step can never run in its pool; nothing when it can, or when that is not known yet."""
-        pools = self._control.pools()
+        pools, asked = self._control.pools(), policy.resources
         if (view := pools.get(pool)) is None:
-            return unknown_pool(pool, pools)
-        return never_fits(view.units, policy.resources, policy.nodes) if view.units or not view.fault else ""
+            return unknown_pool(pool, pools, who=who)
+        if view.fault and not view.units:
+            return None
+        if any(meets(asked, unit) for unit in view.units):
+            told = too_many(view.units, asked, policy.nodes) if policy.nodes > 1 else ""
+            return (
+                Refused(f"{who} {told}", ways_on=["ask for fewer nodes, or for less of each"])
+                if told
+                else None
+            )
+        elsewhere = {
+            name: other.units for name, other in pools.items() if name != pool and other.is_for_steps
+        }
+        return refusal(asked, view.units, who=who, pool=pool, elsewhere=elsewhere)
 
     def units(self, name: str) -> tuple[UnitCapacity, ...]:
         """What an attempt ran on, one for each node; none of it where one is not known any more."""
@@ -381,7 +451,8 @@ class Crew:
         Its time counts from here: a warm one is told at once.
         """
         flow, key = self._flows[task[0]], CallKey(task[1])
-        self._apply(flow, rules.Began(key, task[2]))
+        late = outlook(self._due(flow, flow.calls[key]), self._clock.now())
+        self._apply(flow, rules.Began(key, task[2], late))
         self._limit_time(flow, key, task)
 
         join_count = worker.join_count

@@ -16,6 +16,7 @@ from typing import Any
 
 from fourfold.core.context import Ref
 from fourfold.core.decide import flow as rules
+from fourfold.core.decide.deadline import due_at, passed
 from fourfold.core.decide.place import Lease
 from fourfold.core.errors import FourfoldError, NotFound, Refused
 from fourfold.core.flows import (
@@ -50,7 +51,7 @@ from fourfold.core.ports.flow_store import CacheEntry, FlowStore
 from fourfold.core.times import Instant
 from fourfold.core.values import replace
 from fourfold.resources.flows import answers, messages
-from fourfold.resources.flows.crew import Crew, Settings
+from fourfold.resources.flows.crew import Crew, RunTimesOf, Settings
 from fourfold.resources.flows.open_flow import OpenFlow
 from fourfold.resources.flows.outbox import Outbox
 from fourfold.resources.flows.scheduler import Scheduler
@@ -78,6 +79,7 @@ class Loop:
         step_code: Callable[[Code, str], str] = lambda code, _module: code.digest,
         settings: Settings | None = None,
         beside: Callable[[], Sequence[Lease]] | None = None,
+        run_times: RunTimesOf = lambda _step: None,
     ) -> None:
         """`beside` says what services hold of the pools' units."""
         self._store = store
@@ -107,6 +109,7 @@ class Loop:
             apply=self._apply,
             later=lambda act, *, gives_work=False: self._outbox.later(act, gives_work=gives_work),
             beside=beside,
+            run_times=run_times,
         )
         self.workers, self.placing = self.crew.workers, self.crew.placing
 
@@ -295,13 +298,16 @@ class Loop:
                 return self._flows[known].run
             if (stored := self._store.run_by_key(run.key)) is not None:
                 return stored
+        for name, policy in [("", Policy()), *sorted((steps or {}).items())]:
+            if (at := due_at(run, policy)) is not None and at <= self._clock.now():
+                who = f"step '{name}' of flow '{run.flow}'" if name else f"flow '{run.flow}'"
+                ways_on = ["give it a later one, or none"]
+                raise Refused(f"{who} cannot be done in time: {passed(at)}", ways_on=ways_on)
         for name, policy in sorted((steps or {}).items()):
-            if told := self.crew.never(self.crew.pool_of(run.flow, name, policy), policy):
-                raise Refused(
-                    f"step '{name}' of flow '{run.flow}' {told}",
-                    ways_on=[f"lower what step '{name}' asks for, add a larger unit, or choose another pool"],
-                    step=name,
-                )
+            pool = self.crew.pool_of(run.flow, name, policy)
+            refused = self.crew.never(pool, policy, who=f"step '{name}' of flow '{run.flow}'")
+            if refused is not None:
+                raise refused
         now = self._clock.now()
         body = StepCall(run.id, BODY, 0, CallKind.body, run.flow, CallState.ready, now, ready_at=now)
         flow = self._open(OpenFlow(run, {BODY: replace(body, module=run.code.module)}))

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from fourfold.core import wire
+from fourfold.core import wire, words
 from fourfold.core.compute import Held, JobReport
 from fourfold.core.context import Ref
 from fourfold.core.decide import flow as rules
@@ -117,6 +117,7 @@ def run_of(
         key=f"schedule/{deployed.flow}/{tick}" if tick is not None else key,
         schedule=deployed.flow if tick is not None else "",
         scheduled_for=tick,
+        deadline_at=words.deadline_instant(deployed.deadline, at),
     )
 
 

@@ -22,6 +22,7 @@ from typing import Any
 
 from fourfold.core.decide.place import Lease
 from fourfold.core.decide.pools import gang_name, unit_name
+from fourfold.core.decide.unit import left_to_engine
 from fourfold.core.flows import Code
 from fourfold.core.ports.clock import Clock
 from fourfold.core.ports.control import Arrival, Away, Gone, Joined, Message, PoolView, PutOff, WorkerSpec
@@ -33,7 +34,7 @@ from fourfold.core.values import replace
 from fourfold.resources.flows import secure
 from fourfold.resources.flows.certificate import identity, secret
 from fourfold.resources.flows.connection import private_folder, socket_path
-from fourfold.resources.flows.crew import Settings
+from fourfold.resources.flows.crew import RunTimesOf, Settings
 from fourfold.resources.flows.gangs import Gangs, worker_of
 from fourfold.resources.flows.loop import Loop, Resolve
 from fourfold.resources.flows.peers import FarDoor, Peers
@@ -109,6 +110,7 @@ class Owner:
         lock: Lock,
         resolve: Resolve | None = None,
         step_code: Callable[[Any, str], str] | None = None,
+        run_times: RunTimesOf | None = None,
         settings: Settings | None = None,
         is_firing: bool = False,
         far: Far | None = None,
@@ -135,6 +137,8 @@ class Owner:
             options["resolve"] = resolve
         if step_code is not None:
             options["step_code"] = step_code
+        if run_times is not None:
+            options["run_times"] = run_times
         self.loop = Loop(
             store=store,
             control=_Hands(self),
@@ -276,7 +280,8 @@ class Owner:
                     cwd = ""
             if spec.nodes > 1:
                 env["FOURFOLD_NODES"] = str(spec.nodes)
-            return Launch(worker, argv, env=env, cwd=cwd, resources=spec.resources, nodes=spec.nodes)
+            asked = left_to_engine(spec.resources, pool.plan.traits, pool.view.units)
+            return Launch(worker, argv, env=env, cwd=cwd, resources=asked, nodes=spec.nodes)
 
         pool.launch(worker, make)
 

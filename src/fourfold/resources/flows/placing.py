@@ -7,7 +7,8 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from fourfold.core.decide.place import HEADS, Lease, Start, Waiting, place
+from fourfold.core.decide.deadline import Due
+from fourfold.core.decide.place import HEADS, Lease, Start, Waiting, lease_of, place, turn
 from fourfold.core.decide.pools import units_of
 from fourfold.core.flows import CallKey, CallKind, StepCall
 from fourfold.core.jobs import UnitCapacity
@@ -16,6 +17,8 @@ from fourfold.core.times import Instant
 
 Place = tuple[str, CallKey]
 """A run and a call of it."""
+Entry = tuple[tuple[int, Instant, Instant, str], str, CallKey, Waiting]
+"""Work that waits: when its turn is, of which run and call it is, and what it wants."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,13 +42,15 @@ class Placing:
         self.most_bodies = most_bodies
         self.leases: dict[tuple[str, str], Lease] = {}
         self._beside: tuple[Lease, ...] = ()
-        self._steps: dict[str, list[tuple[int, Instant, str, CallKey]]] = {}
+        self._steps: dict[str, list[Entry]] = {}
         self._bodies: deque[Place] = deque()
         self._queued: set[Place] = set()
         self._holds: dict[Place, str] = {}
         self._has_changed = False
 
-    def queue(self, call: StepCall, *, pool: str, priority: int, now: Instant) -> None:
+    def queue(
+        self, call: StepCall, *, pool: str, priority: int, now: Instant, due: Due | None = None
+    ) -> None:
         """Let a call wait for its turn in a pool. A call that waits already keeps its place."""
         place = (call.run, call.key)
         if place in self._queued:
@@ -55,14 +60,13 @@ class Placing:
         if call.kind is CallKind.body:
             self._bodies.append(place)
         else:
-            heapq.heappush(self._steps.setdefault(pool, []), (-priority, call.ready_at or now, *place))
+            resources, ready_at = call.policy.resources, call.ready_at or now
+            work = Waiting(f"{call.run}/{call.key}", resources, ready_at, priority, call.policy.nodes, due)
+            heapq.heappush(self._steps.setdefault(pool, []), (turn(work), call.run, call.key, work))
 
     def lease(self, run: str, call: StepCall, unit: str) -> None:
         """Note what an attempt holds that is under way already."""
-        asked = call.policy.resources
-        self.leases[run, call.key] = Lease(
-            f"{run}/{call.key}", units_of(unit), asked.cpu.low, round(asked.memory_bytes.low), asked.gpu.low
-        )
+        self.leases[run, call.key] = lease_of(f"{run}/{call.key}", units_of(unit), call.policy.resources)
 
     def has_room(self, units: Sequence[UnitCapacity], call: StepCall) -> bool:
         """Whether these units, where a worker is, could take a call beside all that is held of them.
@@ -156,31 +160,29 @@ class Placing:
     def _step_turns(
         self,
         pool: PoolView,
-        queue: list[tuple[int, Instant, str, CallKey]],
+        queue: list[Entry],
         now: Instant,
         ready: Callable[[str, CallKey], StepCall | None],
     ) -> Iterator[Turn]:
-        heads: dict[str, tuple[int, Instant, str, CallKey]] = {}
+        heads: dict[str, Entry] = {}
         waiting: list[Waiting] = []
         while queue and len(heads) < HEADS:
             entry = heapq.heappop(queue)
-            priority, ready_at, run, key = entry
-            call = ready(run, key)
-            if call is None:
+            _, run, key, work = entry
+            if ready(run, key) is None:
                 self._queued.discard((run, key))
                 continue
-            holder = f"{run}/{key}"
-            heads[holder] = entry
-            waiting.append(Waiting(holder, call.policy.resources, ready_at, -priority, call.policy.nodes))
+            heads[work.holder] = entry
+            waiting.append(work)
         if pool.fault:
             for entry in heads.values():
-                self.hold(entry[2], entry[3], _out_of_reach(pool))
+                self.hold(entry[1], entry[2], _out_of_reach(pool))
                 heapq.heappush(queue, entry)
             return
         leases = (*self.leases.values(), *self._beside)
         for decision in place(pool.units, leases, waiting, now):
             entry = heads[decision.holder]
-            _, _, run, key = entry
+            _, run, key, _ = entry
             if isinstance(decision, Start):
                 self._queued.discard((run, key))
                 self.leases[run, key] = decision.lease

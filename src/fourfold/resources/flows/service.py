@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from fourfold.catalog import lineage
 from fourfold.catalog.database import Catalog
+from fourfold.core import words
 from fourfold.core.catalog import LOCAL, principal
 from fourfold.core.compute import FlowAdvice, Job, JobReport
 from fourfold.core.context import Ref
+from fourfold.core.decide.deadline import RunTimes
 from fourfold.core.decide.place import Lease
 from fourfold.core.decide.pools import pool_of
 from fourfold.core.decide.schedule import next_tick
@@ -75,6 +77,8 @@ class Accounts(Protocol):
 
     def advise_flow(self, flow: str, flow_runs: Sequence[str]) -> FlowAdvice: ...
 
+    def run_times(self, step: str) -> RunTimes | None: ...
+
 
 class FlowService:
     """Durable flows of one project. Fulfils `core.services.flows.Flows`."""
@@ -130,6 +134,7 @@ class FlowService:
                 lock=lock,
                 resolve=resolve,
                 step_code=self._step_code,
+                run_times=None if accounts is None else accounts.run_times,
                 settings=settings,
                 is_firing=is_firing,
                 far=far,
@@ -195,8 +200,10 @@ class FlowService:
         user: str = "",
         cwd: str = "",
         python: str = "",
+        deadline: str = "",
     ) -> FlowRun:
         run = {
+            "deadline_at": words.deadline_instant(deadline, self._clock.now()),
             "flow": flow,
             "code": plain(self._keep_code(bundle, module, attribute)),
             "environment": self._environment(),
@@ -339,7 +346,9 @@ class FlowService:
         parameters: tuple[str, ...] = (),
         cwd: str = "",
         python: str = "",
+        deadline: str = "",
     ) -> DeployedFlow:
+        words.deadline(deadline)
         if cron:
             from fourfold.core.decide import cron as rule
 
@@ -356,6 +365,7 @@ class FlowService:
             "catchup": catchup,
             "scheduled_param": scheduled_param,
             "parameters": list(parameters),
+            "deadline": deadline,
             "cwd": self._cwd(cwd),
             "python": self._python(python),
             "environment": self._environment(),

@@ -14,11 +14,14 @@ from concurrent.futures import Future
 from dataclasses import dataclass, replace
 
 from fourfold.core.decide.pools import unit_name
+from fourfold.core.decide.unit import unit_of
 from fourfold.core.errors import FourfoldError, Remedy
+from fourfold.core.figures import SpeedFigure
 from fourfold.core.flows import MOST_NODES
 from fourfold.core.jobs import Exit, ExitKind, Resources, UnitCapacity
 from fourfold.core.ports.control import Gone, Placed, PoolChanged, PoolView, PutOff
 from fourfold.core.ports.engine import Capabilities, Engine, JobStatus, Launch, Offer, Phase
+from fourfold.core.traits import UnitTraits
 from fourfold.resources.pools.beside import Beside
 
 START_TIMEOUT_S = 60.0
@@ -62,22 +65,23 @@ class PoolPlan:
     cache: str = ""
     """Where its machines keep what is brought; "" is where their user's caches are."""
     cache_bytes: int = 0
+    traits: UnitTraits = UnitTraits()
+    """What the settings say of each of its units."""
+    measured: Callable[[], Sequence[SpeedFigure]] = tuple
+    """The figures that were measured of its units; asked whenever its engine is asked for offers."""
 
     def units(self, offers: Sequence[Offer], able: Capabilities) -> tuple[UnitCapacity, ...]:
-        """What of an engine's offers the pool takes, by names of its own."""
+        """What of an engine's offers the pool takes, by names of its own, with all that is known of them."""
         most_nodes = 0 if not able.nodes else MOST_NODES if able.nodes_share_units else 1
-        most = self.most_units or len(offers)
+        most, measured = self.most_units or len(offers), self.measured()
         return tuple(
-            UnitCapacity(
-                unit_name(self.name, each.unit),
-                each.cpu,
-                each.memory_bytes,
-                each.gpu,
-                each.gpu_name,
-                each.gpu_memory_bytes,
-                each.arch,
-                max(each.price_usd_per_hour, self.price_usd_per_hour),
-                most_nodes,
+            unit_of(
+                each,
+                name=unit_name(self.name, each.unit),
+                price_usd_per_hour=self.price_usd_per_hour,
+                traits=self.traits,
+                measured=measured,
+                most_nodes=most_nodes,
             )
             for each in offers[:most]
         )
@@ -103,7 +107,12 @@ class Pool:
         self._looked_at = self._refreshed_at = 0.0
         self._changing = threading.Lock()
         self._keep: tuple[str, ...] = ()
-        self.view = PoolView(plan.name, fault="its engine has not answered yet", outlives=plan.outlives)
+        self.view = PoolView(
+            plan.name,
+            fault="its engine has not answered yet",
+            outlives=plan.outlives,
+            is_for_steps=plan.is_for_steps,
+        )
 
     def __repr__(self) -> str:
         state = self.view.fault or f"{len(self.view.units)} units"

@@ -5,10 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-from fourfold.core import words
+from fourfold.core import requests
 from fourfold.core.errors import Refused
-from fourfold.core.jobs import Resources
-from fourfold.core.quantities import Range
 from fourfold.core.serving import Probe, ProbeKind, ServiceSpec
 
 DAY_S = 86_400.0
@@ -40,7 +38,6 @@ def asked(
     >>> asked("web", ["serve"], memory="2GiB", gpu="a100:2").resources.gpu_name
     'a100'
     """
-    gpus = words.GpuWord.parse(gpu)
     spec = ServiceSpec(
         name,
         tuple(argv),
@@ -48,14 +45,9 @@ def asked(
         cwd=cwd,
         image=image,
         pool=pool,
-        resources=Resources(
-            cpu=Range.parse(cpu, what="cpu"),
-            memory_bytes=Range.parse(memory, what="memory", memory=True),
-            gpu=gpus.count,
-            gpu_name=gpus.name,
-            gpu_memory_bytes=gpus.memory_bytes,
-            arch=words.architecture(arch),
-            max_price_usd_per_hour=words.price_usd_per_hour(max_price or None),
+        resources=requests.read(
+            {"cpu": cpu, "memory": memory, "gpu": gpu, "arch": arch, "max_price": max_price},
+            who=f"service '{name[:80]}'",
         ),
         probe=Probe(_probe_kind(probe), path, ready_within_s=ready_within_s),
         drain_s=drain_s,
