@@ -12,6 +12,7 @@ _TITLES = {
     "time_limit": "time limit",
     "gpus": "GPUs",
     "survives_control_restart": "survives its control",
+    "nodes_share_units": "nodes on one unit",
     "shares_files": "shares files",
 }
 
