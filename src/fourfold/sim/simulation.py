@@ -301,7 +301,8 @@ class Simulation:
         """Something arrives, if the life of the loop that it was meant for still lasts."""
         if self.loop is not None and owner == self.owner:
             assert self._hands is not None
-            self._hands.gangs.arrived(arrival)
+            gangs = self._hands.gangs
+            self._living(lambda: gangs.arrived(arrival))  # it answers some by itself
 
     def _new_id(self, kind: str) -> str:
         self._id_count += 1
