@@ -57,13 +57,20 @@ def opened(clients: Clients, label: str, **more: object) -> KubernetesEngine:
 
 class TestKubernetesKeepsTheKit(EngineKit):
     patience_s = ENDS_S
+    most_output_bytes = 16 << 20
 
     @pytest.fixture(autouse=True)
     def _place(self, clients: Clients) -> None:
         self.clients, self.label = clients, uuid.uuid4().hex
 
     def open(self) -> KubernetesEngine:
-        return opened(self.clients, self.label, shares_files=1)
+        return opened(self.clients, self.label, shares_files=1, most_output_bytes=self.most_output_bytes)
+
+    def open_in(self, folder: Path) -> KubernetesEngine:
+        settings = KubernetesSettings.parse(
+            f"kubernetes://?kubeconfig={self.clients.config}&image=example/any:1&shares_files=1"
+        )
+        return KubernetesEngine(settings, label=self.label, folder=folder)
 
 
 @pytest.fixture

@@ -108,8 +108,8 @@ class Output:
             skip = file.tell() - base
             for piece in itertools.chain((first,), pieces):
                 new, skip = piece[skip:], max(0, skip - len(piece))
-                if new:
-                    self._add(file, new)
+                if new and not self._add(file, new):
+                    return  # nothing more is kept, so nothing more is fetched
 
     @contextmanager
     def _opened(self, folder: Path) -> Iterator[BinaryIO]:
@@ -121,16 +121,18 @@ class Output:
         with file:
             yield cast("BinaryIO", file)
 
-    def _add(self, file: BinaryIO, new: bytes) -> None:
+    def _add(self, file: BinaryIO, new: bytes) -> bool:
+        """Whether there is room for more."""
         room = self._most_bytes - file.tell()
         if room <= 0:
-            return
+            return False
         kept = new if len(new) <= room else new[:room] + TOO_LONG % self._most_bytes
         try:
             while kept:
                 kept = kept[file.write(kept) :]
         except OSError as error:
             raise self._full(error) from error
+        return len(new) < room
 
     def _full(self, error: OSError) -> OutOfSpace:
         return OutOfSpace(f"output of jobs has no place in {self._folder}: {error.strerror}")
