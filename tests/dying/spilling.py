@@ -41,5 +41,5 @@ def queried(project: wiring.Project) -> int:
 
 CASES = {
     "compare wide rows": Case(("storage.diff",), compared, prepare=wide, only_reads=True),
-    "query": Case(("query",), queried, only_reads=True),
+    "query": Case(("query",), queried, only_reads=True, leaves_files=True),
 }
