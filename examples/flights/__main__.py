@@ -21,8 +21,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--leaves", type=_leaves, help="sizes of the trees to try, such as 15,31")
     parser.add_argument("--rounds", type=_count, help="how many trees each model has")
     parser.add_argument("--late-after-min", type=_count, help="from how many minutes on an arrival is late")
+    parser.add_argument(
+        "--quick", action="store_true", help="only days up to the live one, and few flights of it"
+    )
     parser.add_argument("--out", help="the folder for the report")
-    given = {name: value for name, value in vars(parser.parse_args(arguments)).items() if value is not None}
+    given = {name: value for name, value in vars(parser.parse_args(arguments)).items() if value}
     began = time.monotonic()
     try:
         page = flights.run(show=True, **given)

@@ -22,6 +22,8 @@ from examples.flights.steps.train import train
 
 import fourfold as ff
 
+QUICK_FLIGHTS = 60
+
 
 @ff.flow
 def flights(
@@ -29,12 +31,16 @@ def flights(
     leaves: list[int] = [15, 31, 63],  # noqa: B006 - a flow's parameters are values
     rounds: int = 60,
     late_after_min: int = 30,
+    quick: bool = False,
     out: str = ".fourfold/flights",
 ) -> Path:
-    """Will this flight arrive late? Learn from the days before `day`, and go live on it."""
+    """Will this flight arrive late? Learn from the days before `day`, and go live on it.
+
+    `quick` leaves out the days after that, and most flights of the day itself.
+    """
     days = Days.before(day)
 
-    landed = land()
+    landed = land(day) if quick else land()
     service = define(landed)
     labels = label(landed, late_after_min)
     notebook = look(landed, late_after_min)
@@ -51,7 +57,7 @@ def flights(
     champion = register(best, "champion", evaluation, key="champion")
     live = deploy(champion, key="champion")
 
-    tomorrow = plan(landed, day)
+    tomorrow = plan(landed, day, QUICK_FLIGHTS) if quick else plan(landed, day)
     scored = score_batch(champion, tomorrow)
 
     more = train(known, recipe, days.all_past, key="challenger")

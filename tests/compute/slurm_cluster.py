@@ -47,8 +47,9 @@ SYSTEM_PATH = f"{os.defpath}:/usr/sbin:/sbin:/usr/local/sbin"
 class SlurmCluster:
     """The daemons, each by its name, and what tests do to them."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, node_mib: int = 2000) -> None:
         self.folder = folder
+        self.node_mib = node_mib
         self.user = pwd.getpwuid(os.getuid()).pw_name
         self.rest_port = 0
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
@@ -251,8 +252,8 @@ CommitDelay=1
         (folder / "gpu0").write_text("")  # a plain file stands for the device
         (folder / "gres.conf").write_text(f"NodeName={GPU_NODE} Name=gpu Type=toy File={folder}/gpu0\n")
         nodes = "\n".join(
-            f"NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs=2 RealMemory=2000"
-            + (" Gres=gpu:toy:1" if name == GPU_NODE else "")
+            f"NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs=2 "
+            f"RealMemory={self.node_mib}" + (" Gres=gpu:toy:1" if name == GPU_NODE else "")
             for name, port in zip(NODES, node_ports, strict=True)
         )
         (folder / "slurm.conf").write_text(f"""\
@@ -320,7 +321,7 @@ def reached(cluster: SlurmCluster, address: str = "slurm://") -> Cluster:
 
 
 @contextmanager
-def slurm_cluster() -> Iterator[SlurmCluster]:
+def slurm_cluster(*, node_mib: int = 2000) -> Iterator[SlurmCluster]:
     """A cluster whose nodes are idle; gone afterwards. Skips where Slurm is not installed."""
     missing = sorted(
         {package for name, package in NEEDED.items() if not shutil.which(name, path=SYSTEM_PATH)}
@@ -331,7 +332,7 @@ def slurm_cluster() -> Iterator[SlurmCluster]:
             pytest.fail(reason)
         pytest.skip(reason)
     folder = Path(tempfile.mkdtemp(prefix="slurm-"))
-    cluster = SlurmCluster(folder)
+    cluster = SlurmCluster(folder, node_mib=node_mib)
     try:
         cluster.open()
         yield cluster

@@ -31,9 +31,11 @@ def label(landed: Landed, late_after_min: int) -> TableVersion:
 
 
 @ff.step(cache=True, memory="1GiB")
-def plan(landed: Landed, day: date) -> TableVersion:
-    """The next day's flights as its schedule has them, cancelled ones included."""
+def plan(landed: Landed, day: date, most: int = 0) -> TableVersion:
+    """The next day's flights as its schedule has them, cancelled ones included; at most so many."""
     schedule = ff.table(landed.schedule.name).version(landed.schedule.version).read()
     rows = labels.cases(schedule.filter(pc.equal(schedule["day"], day)))
+    if 0 < most < rows.num_rows:
+        rows = rows.take([nth * rows.num_rows // most for nth in range(most)])
     version: TableVersion = ff.table("flights.plan").overwrite(rows)
     return version
