@@ -44,7 +44,7 @@ CASES = {
     ),
     "discard": Case(("datasets.discard",), discarded, prepare=has_rejected),
     "define": Case(("datasets.define",), lambda p: p.datasets.define("new", DEFINED)),
-    "release": Case(("datasets.release",), lambda p: p.datasets.release("bundle")),
+    "release": Case(("datasets.release",), lambda p: p.datasets.release("bundle"), unsaid=NOTED),
     "tag a release": Case(
         ("datasets.tag_release",),
         lambda p: p.datasets.tag_release("bundle", "good"),

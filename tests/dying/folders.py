@@ -95,6 +95,7 @@ CASES = {
         ("storage.materialize",),
         lambda p: p.storage.materialize(p.files.manifest("new").files[2].digest, out(p), executable=True),
         prepare=saved,
+        leaves_files=True,
     ),
     "save": Case(
         ("files.save", "files.commit"),
