@@ -239,6 +239,7 @@ STATES = st.one_of(
 
 
 @pytest.mark.property
+@pytest.mark.slow
 @given(
     phase=st.sampled_from(["Pending", "Running", "Succeeded", "Failed", "Unknown"]),
     state=STATES,
