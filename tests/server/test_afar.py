@@ -235,6 +235,7 @@ def test_what_works_only_beside_the_project_says_so_and_is_written_down() -> Non
     assert refused == {
         "compute.record",
         "compute.python_for",
+        "compute.advise_flow",
         "features.plan",
         "catalog.verify_token",
         "catalog.record_edges",
