@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import shutil
@@ -129,7 +130,8 @@ class Ran:
             self.watch.end()
         self.heard.append(said)
         if not goes_on:  # it was told that it is done, and is killed before it can tidy
-            os.kill(self.watch.process, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # it had nothing to tidy
+                os.kill(self.watch.process, signal.SIGKILL)
             return False
         if len(self.heard) == 1:
             self.watch.fate = Fate.lives
