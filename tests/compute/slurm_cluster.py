@@ -81,6 +81,15 @@ class SlurmCluster:
         self._processes[daemon].kill()
         self._processes[daemon].wait()
 
+    def let_it_save(self) -> None:
+        """Wait until the controller has written all that it knows: some seconds after a change it does."""
+        began = time.time()
+        self.run("sbatch", "--output=/dev/null", "--time=1", "--wrap=true")  # a change, whatever came before
+        deadline = time.monotonic() + READY_WITHIN_S
+        while (self.folder / "state" / "job_state").stat().st_mtime <= began:
+            assert time.monotonic() < deadline, "the controller did not save its state"
+            time.sleep(0.1)
+
     def start(self, daemon: str) -> None:
         """Start it anew, as it was."""
         command, environment = self._commands[daemon]

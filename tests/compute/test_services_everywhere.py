@@ -210,6 +210,7 @@ def test_services_on_slurm_outlive_their_owner_and_their_controller(
 ) -> None:
     with house(tmp_path, "slurm://", slurm.environment) as made:
         _is_kept_and_started_again(made)
+        slurm.let_it_save()  # a controller that dies before forgets the job, and Slurm ends it
         slurm.kill("slurmctld")
         try:
             until(lambda: "pool 'lab' cannot be used now" in made.state().fault, lambda: str(made.state()))
