@@ -110,7 +110,8 @@ def served(project: Project, lab: Callable[[], Engine]) -> Iterator[FlowService]
 def test_an_engine_that_hangs_in_this_call_holds_up_nobody_else(
     project: Project, monkeypatch: pytest.MonkeyPatch, call: str, lasts_s: float
 ) -> None:
-    monkeypatch.setattr(pools, "LOOK_S", 0.05)
+    for bound, within_s in {"LOOK_S": 0.05, "END_WITHIN_S": 1.0, "OPEN_WITHIN_S": 0.5}.items():
+        monkeypatch.setattr(pools, bound, within_s)
     trap = Trap()
     engine = FakeEngine(
         SystemClock(), offers=(Offer("node", 64, 64 << 30),), course=lambda _: Course(lasts_s)
