@@ -380,6 +380,7 @@ def test_nobody_begins_past_the_sign_of_one_who_waited(tmp_path: Path) -> None:
 # Rows as lines
 
 
+@pytest.mark.slow
 def test_tables_of_others_in_the_same_database_are_neither_copied_nor_touched(
     catalog_url: str, tmp_path: Path
 ) -> None:

@@ -118,6 +118,7 @@ def table(rows: list[dict[str, Any]]) -> pa.Table:
 repeats_ = st.lists(st.integers(0, 10_000), max_size=5)
 
 
+@pytest.mark.slow
 @settings(max_examples=8, deadline=None)
 @given(doings=doings_, repeats=repeats_)
 def test_a_served_vector_is_what_the_events_before_t_up_to_its_watermark_say(

@@ -395,6 +395,7 @@ def _cancels_only_what_runs(state: Slice, why: str, now: Instant) -> Any:
 _END_ATTEMPT, _CANCEL = rules._end_attempt, rules._cancel
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "broken"),
     [

@@ -76,6 +76,7 @@ def test_a_seed_is_one_history() -> None:
     assert first.world.trace == second.world.trace
 
 
+@pytest.mark.slow
 def test_every_fault_happens_somewhere() -> None:
     seen: set[str] = set()
     for seed in range(60):
@@ -214,6 +215,7 @@ def _first_seed_that_sees(make: Callable[[int], Simulation]) -> str:
     return "nothing was seen"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("broken", "words"),
     [
